@@ -1,0 +1,67 @@
+"""featx: image classifiers from frozen features, trained in seconds.
+
+The public names are loaded when first used, so that ``import featx`` is quick and loads no network library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from featx.backbones import BACKBONES as BACKBONES
+    from featx.backbones import build_trunk as build_trunk
+    from featx.backbones import list_layers as list_layers
+    from featx.cache import Features as Features
+    from featx.cache import load_features as load_features
+    from featx.classifier import Classifier as Classifier
+    from featx.classifier import fit as fit
+    from featx.errors import FeatxError as FeatxError
+    from featx.extraction import Extraction as Extraction
+    from featx.extraction import extract as extract
+    from featx.heads import BNMLPHead as BNMLPHead
+    from featx.heads import KNNHead as KNNHead
+    from featx.heads import LogisticHead as LogisticHead
+    from featx.heads import MLPHead as MLPHead
+    from featx.heads import RidgeHead as RidgeHead
+    from featx.heads import SVMHead as SVMHead
+    from featx.heads import make_head as make_head
+    from featx.images import list_dataset as list_dataset
+    from featx.recipe import Recipe as Recipe
+    from featx.transformer import FeatureExtractor as FeatureExtractor
+
+_PLACES = {
+    "BACKBONES": "backbones",
+    "BNMLPHead": "heads",
+    "Classifier": "classifier",
+    "Extraction": "extraction",
+    "FeatureExtractor": "transformer",
+    "Features": "cache",
+    "FeatxError": "errors",
+    "KNNHead": "heads",
+    "LogisticHead": "heads",
+    "MLPHead": "heads",
+    "Recipe": "recipe",
+    "RidgeHead": "heads",
+    "SVMHead": "heads",
+    "build_trunk": "backbones",
+    "extract": "extraction",
+    "fit": "classifier",
+    "list_dataset": "images",
+    "list_layers": "backbones",
+    "load_features": "cache",
+    "make_head": "heads",
+}
+__all__ = [*_PLACES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'featx' has no attribute {name!r}")
+    return getattr(import_module(f"featx.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

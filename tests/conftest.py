@@ -1,0 +1,82 @@
+"""What the tests share: pictures made on the spot, a tiny backbone, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real pictures and real weights."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"real pictures and weights are not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def real_weights(shared: Path) -> Path:
+    return shared / "weights" / "mobilenet_v2_1.0_224_imagenet_notop.weights.h5"
+
+
+def picture(kind: int, number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A picture of stripes: kind 0 lying, kind 1 standing, kind 2 slanted; each number another colour and phase."""
+    rng = np.random.default_rng([kind, number])
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    along = [y, x, x + y][kind % 3]
+    stripes = np.sin(along * 0.9 + rng.uniform(0, 6))[..., None] * rng.uniform(40, 100, 3) + rng.uniform(100, 150, 3)
+    return Image.fromarray(np.clip(stripes + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """``make_dataset(classes=3, each=8, name="stripes", split="")``: a folder of pictures, CLASS/NUMBER.png."""
+
+    def make(classes: int = 2, each: int = 8, name: str = "stripes", split: str = "", first: int = 0) -> Path:
+        root = tmp_path / name
+        for kind in range(classes):
+            folder = root / split / ["lying", "standing", "slanted"][kind]
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(first, first + each):
+                picture(kind, number).save(folder / f"{number:03}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A user's own model file: three layers that tell stripes apart, built in no time. Input 32 x 32, map 4 x 4 x 8."""
+    from featx._keras import load_keras
+
+    keras = load_keras()
+    pictures = keras.Input((32, 32, 3))
+    rng = np.random.default_rng(0)
+    x = keras.layers.Conv2D(8, 5, strides=4, padding="same", activation="relu", name="edges")(pictures)
+    x = keras.layers.MaxPooling2D(2, name="pool")(x)
+    x = keras.layers.Conv2D(8, 1, activation="relu", name="last")(x)
+    model = keras.Model(pictures, x)
+    for variable in model.weights:
+        variable.assign(rng.normal(0, 0.5, variable.shape))
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    model.save(path)
+    return str(path)
