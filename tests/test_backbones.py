@@ -1,0 +1,903 @@
+"""Backbones: the table is true, a trunk is its network with its preprocessing, and weights fit or are refused."""
+
+from __future__ import annotations
+
+import collections
+import gc
+import http.client
+import inspect
+import re
+import socket
+import sys
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featx._keras import load_keras
+from featx.backbones import (
+    BACKBONES,
+    POOLINGS,
+    PREPROCESSINGS,
+    Backbone,
+    Trunk,
+    _layers,
+    _preprocess,
+    _randomise,
+    build_trunk,
+    canonical_name,
+    find_backbone,
+    is_model_file,
+    list_layers,
+    resolve_size,
+)
+from featx.errors import BackboneError, FeatxError, WeightsError
+from tests.conftest import picture
+
+SMALL = {  # networks built in the fast run, and the size at which
+    "mobilenet": 64,
+    "mobilenetv2": 64,
+    "mobilenetv3small": 64,
+    "efficientnetb0": 96,
+    "vgg16": 32,
+    "resnet50": 64,
+}
+SLOW = {"densenet121": 64, "nasnetmobile": 64, "inceptionv3": 96, "efficientnetv2b0": 96, "convnexttiny": 64}
+# Random weights over maps of 1 x 1 make rounding errors large; a wrong rule or a wrong weight is off by 0.1 and more
+CLOSE = 2e-3
+
+
+@cache
+def random_trunk(name: str, **options: Any) -> Trunk:
+    return build_trunk(name, weights="random", **{"size": (SMALL | SLOW).get(name, 32), **options})
+
+
+def pictures(size: int, n: int = 4) -> np.ndarray:
+    """Stripes, but the last two: noise and black."""
+    images = [np.asarray(picture(k, k, (size, size))) for k in range(n - 2)]
+    noise = np.random.default_rng(3).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return np.stack([*images, noise, np.zeros_like(noise)])
+
+
+def build_base(name: str, size: int = 32, random_state: int = 0, **options: Any) -> Any:
+    """The network as Keras builds it, with random weights of a sensible scale."""
+    row, alpha = find_backbone(name)
+    if row.has_widths:
+        options["alpha"] = alpha
+    build = getattr(load_keras().applications, row.constructor)
+    base = build(**{"include_top": False, "weights": None, "input_shape": (size, size, 3), **options})
+    _randomise(base, size, row.preprocess, random_state)
+    return base
+
+
+def keras_preprocess(row: Backbone) -> Callable[[np.ndarray], Any]:
+    """What Keras itself does to pictures of this network: the `preprocess_input` beside its constructor."""
+    constructor = getattr(load_keras().applications, row.constructor)
+    preprocess: Callable[[np.ndarray], Any] = sys.modules[constructor.__module__].preprocess_input
+    return preprocess
+
+
+def by_hand(base: Any, row: Backbone, images: np.ndarray, layer: str = "") -> np.ndarray:
+    """Features without featx: Keras's preprocessing on a copy, Keras's own layer, Keras's predict."""
+    layer = layer or row.layer
+    output = base.output if layer == "output" else base.get_layer(layer).output
+    x = keras_preprocess(row)(images.astype(np.float32))
+    return load_keras().Model(base.inputs, output).predict_on_batch(x)
+
+
+def off(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference, as a part of the largest value."""
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+@contextmanager
+def as_in_a_fresh_process() -> Iterator[None]:
+    """Keras numbers unnamed layers from the start again."""
+    from keras.src.backend.common import global_state
+
+    before = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", before)
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+
+
+def test_table_holds_every_network_of_keras() -> None:
+    applications = load_keras().applications
+    theirs = {name for name in dir(applications) if name[0].isupper() and callable(getattr(applications, name))}
+    assert {row.constructor for row in BACKBONES.values()} == theirs
+    assert len(BACKBONES) == len(theirs)
+
+
+@pytest.mark.parametrize("row", BACKBONES.values(), ids=BACKBONES)
+def test_row_is_sane(row: Backbone) -> None:
+    assert BACKBONES[row.name] is row and row.name == row.constructor.lower()
+    assert re.fullmatch(r"[a-z0-9]+", row.name)
+    assert row.size >= row.min_size >= 32
+    assert row.preprocess in PREPROCESSINGS
+    assert all(n > 0 for n in (*row.shape, row.parameters)) and row.shape[0] == row.shape[1]
+    assert row.size / 40 < row.shape[0] <= row.size / 16 + 1
+    build = getattr(load_keras().applications, row.constructor)
+    assert row.has_widths == ("alpha" in inspect.signature(build).parameters)
+
+
+@pytest.mark.parametrize("row", BACKBONES.values(), ids=BACKBONES)
+def test_min_size_is_that_of_keras(row: Backbone) -> None:
+    side = row.min_size - 1
+    with pytest.raises(ValueError, match=f"at least {row.min_size}x{row.min_size}"):
+        getattr(load_keras().applications, row.constructor)(
+            include_top=False, weights=None, input_shape=(side, side, 3)
+        )
+
+
+def check_shape_and_parameters(name: str) -> None:
+    row = BACKBONES[name]
+    rows = list_layers(name)
+    cut = rows[-1] if row.layer == "output" else next(r for r in rows if r.name == row.layer)
+    assert cut.output_shape == row.shape
+    assert cut.cut
+    assert sum(r.parameters for r in rows) == row.parameters
+
+
+FAST = ["mobilenet", "mobilenetv2", "mobilenetv3small", "mobilenetv3large", "vgg16", "efficientnetb0", "convnexttiny"]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_shape_and_parameters(name: str) -> None:
+    check_shape_and_parameters(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - set(FAST)))
+def test_shape_and_parameters_of_all(name: str) -> None:
+    check_shape_and_parameters(name)
+    gc.collect()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_smallest_size_leaves_something(name: str) -> None:
+    row = BACKBONES[name]
+    rows = list_layers(name, row.min_size)
+    cut = rows[-1] if row.layer == "output" else next(r for r in rows if r.name == row.layer)
+    assert cut.output_shape[2] == row.shape[2] and min(cut.output_shape[:2]) >= 1  # type: ignore[type-var]
+    gc.collect()
+
+
+# ----------------------------------------------------------------------------------------------------- preprocessing
+
+
+@pytest.mark.parametrize("rule", PREPROCESSINGS)
+def test_rule_is_that_of_keras(rule: str) -> None:
+    from keras.src.applications.imagenet_utils import preprocess_input
+
+    x = np.random.default_rng(0).uniform(0, 255, (3, 5, 4, 3)).astype(np.float32)
+    before = x.copy()
+    expected = {"none": x, "rescale": x / 255}.get(rule)
+    if expected is None:
+        expected = preprocess_input(x.copy(), mode=rule)
+    assert np.allclose(np.asarray(_preprocess(x, rule)), expected, rtol=1e-5, atol=1e-4)
+    assert np.array_equal(x, before)
+
+
+def test_rules_differ() -> None:
+    """One preprocessing for every backbone is silent but catastrophic (thingsvision#183)."""
+    x = np.random.default_rng(0).uniform(0, 255, (3, 5, 4, 3)).astype(np.float32)
+    values = [np.asarray(_preprocess(x, rule)) for rule in PREPROCESSINGS]
+    for i, one in enumerate(values):
+        assert not any(np.allclose(one, other, atol=0.05) for other in values[:i])
+
+
+@pytest.mark.parametrize("row", BACKBONES.values(), ids=BACKBONES)
+def test_rule_of_each_network_is_that_of_its_keras_module(row: Backbone) -> None:
+    x = np.random.default_rng(1).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+    expected = np.asarray(keras_preprocess(row)(x.copy()))
+    assert np.allclose(np.asarray(_preprocess(x, row.preprocess)), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_other_rule_on_request() -> None:
+    scaled = random_trunk("vgg16", preprocess="rescale")
+    assert (scaled.preprocess, random_trunk("vgg16").preprocess) == ("rescale", "caffe")
+    assert off(scaled(pictures(32)), random_trunk("vgg16")(pictures(32))) > 0.1
+
+
+@pytest.mark.parametrize("rule", ["caffe", "tf", "torch", "rescale"])
+def test_network_that_rescales_by_itself_refuses_a_second_time(rule: str) -> None:
+    with pytest.raises(BackboneError, match=f"efficientnetb0 rescales .*--preprocess {rule} would do it twice"):
+        build_trunk("efficientnetb0", weights="random", size=32, preprocess=rule)
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "efficientnetb0"])
+def test_unknown_rule(backbone: str) -> None:
+    with pytest.raises(BackboneError, match="unknown preprocessing 'imagenet'; expected auto, caffe, tf, torch, none"):
+        build_trunk(backbone, weights="random", size=32, preprocess="imagenet")
+
+
+# -------------------------------------------------------------------------------------------------------- the trunks
+
+
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_trunk(name: str) -> None:
+    row, _ = find_backbone(name)
+    trunk = random_trunk(name)
+    images = pictures(trunk.size)
+    before = images.copy()
+    images.flags.writeable = False
+    features = trunk(images)
+    assert isinstance(features, np.ndarray) and features.dtype == np.float32
+    assert features.shape == (4, *trunk.feature_shape) and len(trunk.feature_shape) == 3
+    assert np.array_equal(images, before)
+    with np.errstate(over="ignore"):
+        assert np.isfinite(features.astype(np.float16)).all()
+    assert features.std() > 1e-3 and off(features[0], features[2]) > 1e-2
+    assert (trunk.backbone, trunk.layer, trunk.pooling) == (name, row.layer, "none")
+    assert (trunk.size, trunk.preprocess, trunk.weights) == ((SMALL | SLOW)[name], row.preprocess, "random-0")
+    assert trunk.engine.startswith("keras-")
+    if "-" not in name:
+        assert trunk.feature_shape[2] == row.shape[2]
+
+
+def test_random_features_fit_float16_at_the_smallest_size() -> None:
+    """float16 is how features are stored by default; a map of 1 x 1 leaves four values a channel for batch norm."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    features = random_trunk("efficientnetb0", size=32)(np.concatenate([noise, pictures(32)]))
+    assert np.abs(features).max() < np.finfo(np.float16).max
+
+
+@pytest.mark.parametrize(("name", "file"), [("vgg16", "w.weights.h5"), ("mobilenetv3small", "w.keras")])
+def test_trunk_is_the_keras_network_with_its_preprocessing(name: str, file: str, tmp_path: Path) -> None:
+    """94 % in validation, useless at predict (keras#8114); features that do not match the live network
+    (deep-learning-models#21). And layers saved as conv_57, built as conv_93, find their weights.
+    """
+    base = build_base(name)
+    (base.save_weights if "weights" in file else base.save)(tmp_path / file)
+    trunk = build_trunk(name, weights=str(tmp_path / file), size=32)
+    assert off(trunk(pictures(32)), by_hand(base, BACKBONES[name], pictures(32))) < CLOSE
+
+
+def test_features_do_not_depend_on_the_other_pictures() -> None:
+    """Frozen batch norm in training mode (keras#9214); features change with batch size (tensorflow#33104)."""
+    trunk = random_trunk("mobilenetv2")
+    images = pictures(64, 6)
+    together = trunk(images)
+    for rows in ([0, 5], [3], [5, 4, 3, 2, 1, 0], [2] * 6):
+        assert off(trunk(images[rows]), together[rows]) < 1e-4
+    assert off(trunk(images), together) == 0
+
+
+def test_random_weights_follow_the_seed() -> None:
+    images = pictures(64)
+    first = random_trunk("mobilenet")
+    again = build_trunk("mobilenet", weights="random", size=64, random_state=0)
+    other = build_trunk("mobilenet", weights="random", size=64, random_state=1)
+    assert np.array_equal(first(images), again(images))
+    assert off(first(images), other(images)) > 0.1
+    assert (first.weights, again.weights, other.weights) == ("random-0", "random-0", "random-1")
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_pooling_is_over_height_and_width(pooling: str) -> None:
+    images = pictures(32)
+    maps = random_trunk("vgg16")(images)
+    pooled = random_trunk("vgg16", pooling=pooling)
+    assert pooled.pooling == pooling and pooled.feature_shape == maps.shape[-1:]
+    expected = maps.mean(axis=(1, 2)) if pooling == "avg" else maps.max(axis=(1, 2))
+    assert off(pooled(images), expected) < 1e-5
+
+
+def test_unknown_pooling() -> None:
+    with pytest.raises(BackboneError, match=f"unknown pooling 'mean'; expected one of {', '.join(POOLINGS)}"):
+        build_trunk("vgg16", weights="random", size=32, pooling="mean")
+
+
+def test_layer_cut() -> None:
+    trunk = random_trunk("vgg16", layer="block4_pool")
+    assert (trunk.layer, trunk.feature_shape) == ("block4_pool", (2, 2, 512))
+    before = random_trunk("vgg16", layer="block4_conv3")(pictures(32))
+    assert before.shape == (4, 4, 4, 512)
+    assert np.allclose(trunk(pictures(32)), before.reshape(4, 2, 2, 2, 2, 512).max(axis=(2, 4)))
+
+
+def test_layer_inside_a_branch_can_be_a_cut() -> None:
+    assert random_trunk("resnet50", layer="conv2_block1_1_relu", size=32).feature_shape == (8, 8, 64)
+
+
+def test_unknown_layer_suggests() -> None:
+    with pytest.raises(
+        BackboneError, match=r"vgg16 has no layer 'block5_con3'; did you mean block5_conv3.*\?"
+    ) as error:
+        build_trunk("vgg16", weights="random", size=32, layer="block5_con3")
+    assert "featx backbones vgg16" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenetv3small",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("xception", "inceptionv3", "nasnetmobile")),
+    ],
+)
+def test_layer_names_do_not_depend_on_what_was_built_before(name: str) -> None:
+    size = BACKBONES[name].min_size
+    with as_in_a_fresh_process():
+        fresh = [row.name for row in list_layers(name, size)]
+    later = build_base(name, size)
+    assert [layer.name for layer in later.layers] != fresh  # or this test shows nothing
+    assert [row.name for row in list_layers(name, size)] == list(_layers(later)) == fresh
+    assert len(set(fresh)) == len(fresh)
+
+
+def test_default_cut_does_not_depend_on_what_was_built_before() -> None:
+    first = random_trunk("mobilenetv3small")
+    again = build_trunk("mobilenetv3small", weights="random", size=64)
+    assert (again.layer, again.feature_shape) == (first.layer, first.feature_shape)
+
+
+# ----------------------------------------------------------------------------------------------------- lists of layers
+
+
+def test_list_layers() -> None:
+    rows = list_layers("vgg16", 64)
+    assert [row.index for row in rows] == list(range(len(rows))) and len(rows) == 19
+    assert [row.name for row in rows[:4]] == ["input_layer", "block1_conv1", "block1_conv2", "block1_pool"]
+    assert [row.type for row in rows[:4]] == ["InputLayer", "Conv2D", "Conv2D", "MaxPooling2D"]
+    assert [row.output_shape for row in rows[:4]] == [(64, 64, 3), (64, 64, 64), (64, 64, 64), (32, 32, 64)]
+    assert [row.parameters for row in rows[:4]] == [0, 3 * 3 * 3 * 64 + 64, 3 * 3 * 64 * 64 + 64, 0]
+    assert sum(row.parameters for row in rows) == BACKBONES["vgg16"].parameters
+    assert not rows[0].cut and not rows[0].tail
+    assert all(row.cut and row.tail for row in rows[1:])
+
+
+def test_branches_are_cuts_but_no_tails() -> None:
+    rows = {row.name: row for row in list_layers("resnet50", 32)}
+    for inner in ("conv2_block1_1_relu", "conv4_block3_2_bn", "conv5_block3_1_conv", "conv2_block1_0_bn"):
+        assert rows[inner].cut and not rows[inner].tail
+    for outer in ("conv1_relu", "pool1_pool", "conv2_block3_out", "conv4_block6_out", "conv5_block3_add"):
+        assert rows[outer].cut and rows[outer].tail
+    assert rows["conv5_block3_out"].tail
+
+
+def test_branches_of_a_dense_network() -> None:
+    rows = {row.name: row for row in list_layers("densenet121", 32)}
+    assert rows["conv3_block2_1_relu"].cut and not rows["conv3_block2_1_relu"].tail
+    assert rows["conv3_block2_concat"].tail and rows["pool3_pool"].tail
+
+
+def test_cuts_of_a_list_can_be_built(tiny_backbone: str, tmp_path: Path) -> None:
+    """What the list calls a cut is one, and what it does not is refused in featx's own words."""
+    layers = load_keras().layers
+    chain = load_keras().Sequential([layers.Input((8, 8, 3)), layers.Conv2D(4, 3, name="a"), layers.Conv2D(5, 3)])
+    chain.save(tmp_path / "chain.keras")
+    for file in (tiny_backbone, str(tmp_path / "chain.keras")):
+        for row in list_layers(file):
+            try:
+                shape = build_trunk(file, preprocess="none", layer=row.name).feature_shape
+            except BackboneError:
+                shape = None
+            assert shape == (row.output_shape if row.cut else None), (Path(file).name, row.name)
+
+
+# -------------------------------------------------------------------------------------------------- names and sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vgg16", "vgg16"),
+        ("VGG16", "vgg16"),
+        (" vgg-16 ", "vgg16"),
+        ("ResNet-50", "resnet50"),
+        ("ResNet 50 V2", "resnet50v2"),
+        ("efficientnet_b0", "efficientnetb0"),
+        ("EfficientNetV2-B0", "efficientnetv2b0"),
+        ("MobileNet_V2", "mobilenetv2"),
+        ("mobilenetv2-0.35", "mobilenetv2-0.35"),
+        ("MobileNet-V2-.350", "mobilenetv2-0.35"),
+        ("mobilenetv2-1", "mobilenetv2"),
+        ("mobilenetv2-1.0", "mobilenetv2"),
+        ("mobilenet-0.25", "mobilenet-0.25"),
+        ("Mobile-Net-V3-Small-0.75", "mobilenetv3small-0.75"),
+        ("my/Model V1.keras", "my/Model V1.keras"),
+        ("/data/VGG16.keras", "/data/VGG16.keras"),
+    ],
+)
+def test_one_spelling_a_network(name: str, expected: str) -> None:
+    assert canonical_name(name) == expected
+    assert canonical_name(expected) == expected
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_names_of_the_table_and_of_keras_are_found(name: str) -> None:
+    row = BACKBONES[name]
+    assert find_backbone(name) == find_backbone(row.constructor) == (row, 1.0)
+
+
+@pytest.mark.parametrize("alpha", [0.35, 0.5, 0.75, 1.0, 1.3, 1.4, 2.0])
+def test_alpha_is_part_of_the_name(alpha: float) -> None:
+    assert find_backbone(canonical_name("MobileNet_V2", alpha)) == (BACKBONES["mobilenetv2"], alpha)
+    assert canonical_name(canonical_name("mobilenetv2", alpha), alpha) == canonical_name("mobilenetv2", alpha)
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"), [("mobilenetv2-0.35", 0.5), ("mobilenetv2-0.35", 1), ("mobilenetv2-1", 0.5)]
+)
+def test_two_widths_are_refused(name: str, alpha: float) -> None:
+    with pytest.raises(BackboneError, match="name two widths; give one"):
+        canonical_name(name, alpha)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.0, -1, -0.5])
+def test_width_must_be_positive(alpha: float) -> None:
+    with pytest.raises(BackboneError):
+        find_backbone(canonical_name("mobilenetv2", alpha))
+
+
+@pytest.mark.parametrize("name", ["mobilenet-0.01", "mobilenet-0.0"])
+def test_width_that_leaves_no_channels(name: str) -> None:
+    with pytest.raises(BackboneError):
+        build_trunk(name, weights="random", size=32)
+
+
+def test_widths_belong_to_mobilenets() -> None:
+    with pytest.raises(BackboneError, match="vgg16 comes in one width only; widths belong to MobileNets"):
+        find_backbone("vgg16-0.5")
+    with pytest.raises(BackboneError, match="resnet50 comes in one width only; --alpha belongs to MobileNets"):
+        canonical_name("resnet50", 0.5)
+
+
+def test_width_is_built() -> None:
+    narrow, wide = (sum(row.parameters for row in list_layers(name, 32)) for name in ("mobilenet-0.25", "mobilenet"))
+    assert wide == BACKBONES["mobilenet"].parameters and 12 < wide / narrow < 16
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("vgg17", "vgg16"), ("resnet", "resnet50"), ("EfficientNet-B9", "efficientnetb")]
+)
+def test_unknown_backbone_suggests(name: str, near: str) -> None:
+    for call in (find_backbone, canonical_name, build_trunk, list_layers):
+        with pytest.raises(BackboneError, match=f"unknown backbone '{name}'; did you mean .*{near}") as error:
+            call(name)
+        assert "featx backbones" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", "?", "qqqqqqqqqqqqq", "vgg16.h5"])
+def test_unknown_backbone_without_a_likeness(name: str) -> None:
+    with pytest.raises(BackboneError, match="unknown backbone"):
+        find_backbone(name)
+
+
+def test_model_files_are_told_by_their_suffix() -> None:
+    assert is_model_file("a/b.keras") and not is_model_file("vgg16") and not is_model_file("keras")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "smallest"),
+    [("vgg16", 31, 32), ("vgg16", 0, 32), ("vgg16", -5, 32), ("xception", 70, 71), ("inceptionv3", 74, 75)],
+)
+def test_size_below_the_smallest_names_it(name: str, size: int, smallest: int) -> None:
+    message = rf"{name} needs pictures of at least {smallest} x {smallest} pixels, got --size {size}"
+    for call in (lambda: resolve_size(name, size), lambda: build_trunk(name, weights="random", size=size)):
+        with pytest.raises(BackboneError, match=message):
+            call()
+
+
+def test_resolve_size() -> None:
+    assert [resolve_size("vgg16", size) for size in (None, 32, 500)] == [224, 32, 500]
+    assert [resolve_size("inceptionv3", size) for size in (None, 75)] == [299, 75]
+    assert [resolve_size("own.keras", size) for size in (None, 7)] == [None, 7]
+
+
+# ---------------------------------------------------------------------------------------------- weights not to be had
+
+
+@pytest.fixture
+def download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Keras with an empty home and no network: each download raises ``error`` and is noted, with its place."""
+    from keras.src.backend import config
+    from keras.src.utils import file_utils
+
+    home = tmp_path / "keras"
+    home.mkdir()
+    state: dict[str, Any] = {"error": urllib.error.URLError("no network"), "places": []}
+
+    def refuse(url: str, place: Any, *_: Any) -> None:
+        assert Path(place).is_relative_to(home), "Keras would use the real home"
+        state["places"].append(Path(place))
+        raise state["error"]
+
+    monkeypatch.setenv("KERAS_HOME", str(home))
+    monkeypatch.setattr(config, "_KERAS_DIR", str(home))
+    monkeypatch.setattr(file_utils, "urlretrieve", refuse)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("vgg16", "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+        ("mobilenetv2-0.35", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"),
+        ("mobilenetv3small-0.75", "weights_mobilenet_v3_small_224_0.75_float_no_top_v2.h5"),
+        ("nasnetmobile", "NASNet-mobile-no-top.h5"),
+    ],
+)
+def test_imagenet_without_network(
+    name: str, file: str, download: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = time.monotonic()
+    with pytest.raises(WeightsError) as error:
+        build_trunk(name, size=32)
+    message = str(error.value)
+    assert time.monotonic() - start < 20
+    assert f"for {name} could not be downloaded" in message
+    assert f"/{file}" in message  # the address
+    (place,) = download["places"]
+    assert f"at {place}," in message  # where Keras looks for it, whatever the address says
+    assert "--weights FILE" in message and "--weights random" in message and "\n" not in message
+    assert capsys.readouterr().out == ""
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("no network"),
+        urllib.error.HTTPError("https://example.org", 404, "Not Found", None, None),  # type: ignore[arg-type]
+        TimeoutError("timed out"),
+        ConnectionResetError("reset by peer"),
+        http.client.RemoteDisconnected("closed"),
+        http.client.IncompleteRead(b""),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_every_broken_download_names_the_file(error: Exception, download: dict[str, Any]) -> None:
+    """A stalled one ends as TimeoutError, without the address that Keras puts into the others."""
+    download["error"] = error
+    with pytest.raises(WeightsError) as caught:
+        build_trunk("mobilenetv2-0.35", size=32)
+    (place,) = download["places"]
+    assert str(place) in str(caught.value) and "--weights FILE" in str(caught.value)
+
+
+def test_width_that_has_no_imagenet_weights(download: dict[str, Any]) -> None:
+    with pytest.raises(WeightsError, match="no ImageNet weights for mobilenetv2-0.33: .*0.35.*1.4"):
+        build_trunk("mobilenetv2-0.33", size=32)
+    assert download["places"] == []
+
+
+@pytest.fixture
+def efficientnet() -> Any:
+    """An EfficientNet whose first layers hold ImageNet's mean and variance, or nearly, as Keras's own file has them."""
+    base = build_base("efficientnetb0")
+    norm = next(layer for layer in base.layers if type(layer).__name__ == "Normalization")
+    for variable, values in zip(norm.weights, ([0.485, 0.456, 0.406], [0.05, 0.04, 0.06]), strict=False):
+        variable.assign(np.reshape(values, variable.shape))
+    norm.finalize_state()
+    return base
+
+
+def test_keras_own_file_as_a_file_is_refused(efficientnet: Any, tmp_path: Path) -> None:
+    """Keras adds a layer when it loads this file itself, so the same file would give other features."""
+    efficientnet.save(tmp_path / "imagenet_notop.h5")
+    with pytest.raises(WeightsError, match="efficientnetb0_notop.h5 and give --weights imagenet"):
+        build_trunk("efficientnetb0", size=32, weights=str(tmp_path / "imagenet_notop.h5"))
+
+
+# ------------------------------------------------------------------------------------------------------- weights files
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one network, ``mobilenet-0.25``, in all three kinds of file, and its ``features.npy``."""
+    folder = tmp_path_factory.mktemp("weights")
+    base = build_base("mobilenet-0.25", random_state=7)
+    base.save_weights(folder / "a.weights.h5")
+    base.save(folder / "a.h5")
+    base.save(folder / "a.keras")
+    np.save(folder / "features.npy", by_hand(base, BACKBONES["mobilenet"], pictures(32)))
+    return folder
+
+
+KINDS = ["a.weights.h5", "a.h5", "a.keras"]
+
+
+@pytest.fixture(scope="module")
+def loaded(saved: Path) -> dict[str, Trunk]:
+    return {file: build_trunk("mobilenet-0.25", weights=str(saved / file), size=32) for file in KINDS}
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_weights_file(saved: Path, loaded: dict[str, Trunk], file: str) -> None:
+    assert off(loaded[file](pictures(32)), np.load(saved / "features.npy")) < CLOSE
+
+
+def test_weights_hash_is_of_the_values(loaded: dict[str, Trunk], saved: Path) -> None:
+    (digest,) = {trunk.weights for trunk in loaded.values()}
+    assert re.fullmatch("[0-9a-f]{32}", digest)
+    at_48 = build_trunk("mobilenet-0.25", weights=str(saved / "a.h5"), size=48)
+    assert at_48.weights == digest
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "layer"),
+    [*((file, "mobilenet", "'conv1'") for file in KINDS), ("a.weights.h5", "vgg16", r"'block1_conv1'")],
+)
+def test_weights_of_another_network_name_the_layer(saved: Path, file: str, name: str, layer: str) -> None:
+    with pytest.raises(WeightsError, match=rf"{re.escape(file)} does not fit {name}: .*layer {layer}") as error:
+        build_trunk(name, weights=str(saved / file), size=32)
+    assert "--alpha" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["b.weights.h5", "b.h5", "b.keras"])
+def test_weights_of_a_shorter_network(tmp_path: Path, file: str) -> None:
+    """A chain that is the beginning of VGG16 fills its first layers only: nothing is left at random."""
+    keras = load_keras()
+    beginning = keras.Sequential([keras.Input((32, 32, 3))])
+    for n in (1, 2):
+        beginning.add(keras.layers.Conv2D(64, 3, padding="same", name=f"block1_conv{n}"))
+    (beginning.save_weights if "weights" in file else beginning.save)(tmp_path / file)
+    with pytest.raises(WeightsError, match="does not fit vgg16"):
+        build_trunk("vgg16", weights=str(tmp_path / file), size=32)
+
+
+def test_weights_of_the_network_with_its_classifier(tmp_path: Path) -> None:
+    whole = build_base("mobilenet-0.25", include_top=True, classes=7)
+    whole.save(tmp_path / "top.h5")
+    trunk = build_trunk("mobilenet-0.25", weights=str(tmp_path / "top.h5"), size=32)
+    assert off(trunk(pictures(32)), by_hand(whole, BACKBONES["mobilenet"], pictures(32))) < CLOSE
+
+
+def test_normalization_of_the_input_comes_with_the_weights(efficientnet: Any, tmp_path: Path) -> None:
+    """EfficientNet keeps ImageNet's mean and variance as weights; Keras uses a copy that it makes on loading."""
+    norm = next(layer for layer in efficientnet.layers if type(layer).__name__ == "Normalization")
+    norm.weights[0].assign(np.reshape([0.3, 0.4, 0.5], norm.weights[0].shape))  # a network of one's own
+    norm.finalize_state()
+    efficientnet.save_weights(tmp_path / "n.weights.h5")
+    efficientnet.save(tmp_path / "n.keras")
+    expected = by_hand(efficientnet, BACKBONES["efficientnetb0"], pictures(32), "stem_bn")
+    for file in ("n.weights.h5", "n.keras"):
+        trunk = build_trunk("efficientnetb0", weights=str(tmp_path / file), size=32, layer="stem_bn")
+        assert off(trunk(pictures(32)), expected) < 1e-4, file
+
+
+def test_weights_that_are_not_numbers(saved: Path, tmp_path: Path) -> None:
+    base = build_base("mobilenet-0.25")
+    base.get_layer("conv_pw_3").set_weights([np.full(base.get_layer("conv_pw_3").kernel.shape, np.nan)])
+    base.save_weights(tmp_path / "nan.weights.h5")
+    with pytest.raises(WeightsError, match="layer 'conv_pw_3'"):
+        build_trunk("mobilenet-0.25", weights=str(tmp_path / "nan.weights.h5"), size=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("text.h5", "these are no weights\n"), ("text.weights.h5", "no"), ("text.keras", "PK"), ("empty.h5", "")],
+)
+def test_text_named_like_weights(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(WeightsError, match=re.escape(str(tmp_path / name))) as error:
+        build_trunk("vgg16", weights=str(tmp_path / name), size=32)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_truncated_weights(saved: Path, tmp_path: Path, file: str) -> None:
+    data = (saved / file).read_bytes()
+    (tmp_path / file).write_bytes(data[: len(data) // 2])
+    with pytest.raises(WeightsError, match=re.escape(file)):
+        build_trunk("mobilenet-0.25", weights=str(tmp_path / file), size=32)
+
+
+@pytest.mark.parametrize("weights", ["gone.h5", "gone.weights.h5", "ImageNet", ".", "gone.keras"])
+def test_no_such_weights(tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="no weights file .*--weights takes imagenet, random, or a"):
+        build_trunk("vgg16", weights=weights, size=32)
+
+
+def test_weights_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match=r"w.pt: expected a .weights.h5, .h5 or .keras file"):
+        build_trunk("vgg16", weights=str(tmp_path / "w.pt"), size=32)
+
+
+def test_real_weights(real_weights: Path) -> None:
+    trunk = build_trunk("mobilenetv2", weights=str(real_weights), size=64)
+    images = pictures(64)
+    features = trunk(images)
+    assert trunk.feature_shape == (2, 2, 1280) and re.fullmatch("[0-9a-f]{32}", trunk.weights)
+    assert np.isfinite(features).all() and 0 <= features.min() and features.max() <= 6
+    assert off(features, random_trunk("mobilenetv2")(images)) > 0.1
+    # two pictures of lying stripes are nearer to each other than either is to standing ones
+    kinds = np.stack([np.asarray(picture(k, n, (64, 64))) for k, n in ((0, 1), (0, 2), (1, 1), (1, 2))])
+    pooled = trunk(kinds).mean(axis=(1, 2))
+    a, b, c, d = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    assert min(a @ b, c @ d) > max(a @ c, a @ d, b @ c, b @ d)
+
+
+def test_real_weights_of_another_width(real_weights: Path) -> None:
+    with pytest.raises(WeightsError, match="layer 'Conv1'.*--alpha"):
+        build_trunk("mobilenetv2-0.35", weights=str(real_weights), size=96)
+
+
+# ----------------------------------------------------------------------------------------------------- own model files
+
+
+def save_model(model: Any, file: Path) -> str:
+    model.save(file)
+    return str(file)
+
+
+def test_own_model(tiny_backbone: str) -> None:
+    trunk = build_trunk(tiny_backbone, preprocess="rescale")
+    images = pictures(32)
+    expected = load_keras().saving.load_model(tiny_backbone).predict_on_batch(images.astype(np.float32) / 255)
+    assert (trunk.backbone, trunk.layer, trunk.size) == ("tiny.keras", "last", 32)
+    assert (trunk.preprocess, trunk.feature_shape) == ("rescale", (4, 4, 8))
+    assert off(trunk(images), expected) < 1e-5
+    assert off(build_trunk(tiny_backbone, preprocess="tf")(images), expected) > 0.1
+
+
+def test_own_model_at_a_layer(tiny_backbone: str) -> None:
+    assert build_trunk(tiny_backbone, preprocess="none", layer="edges").feature_shape == (8, 8, 8)
+    assert [row.name for row in list_layers(tiny_backbone)] == ["input_layer", "edges", "pool", "last"]
+    with pytest.raises(BackboneError, match="has no layer 'edge'; did you mean edges"):
+        build_trunk(tiny_backbone, preprocess="none", layer="edge")
+
+
+def test_own_model_is_known_by_its_weights(tiny_backbone: str, tmp_path: Path) -> None:
+    model = load_keras().saving.load_model(tiny_backbone)
+    first = build_trunk(tiny_backbone, preprocess="none").weights
+    assert build_trunk(save_model(model, tmp_path / "tiny.keras"), preprocess="none").weights == first
+    model.get_layer("last").bias.assign_add(np.eye(8, dtype=np.float32)[3] * 1e-3)
+    changed = save_model(model, tmp_path / "tiny.keras")
+    assert build_trunk(changed, preprocess="none").weights != first
+
+
+def test_own_model_with_random_weights_and_a_weights_file(tiny_backbone: str, tmp_path: Path) -> None:
+    own = build_trunk(tiny_backbone, preprocess="none")
+    drawn = build_trunk(tiny_backbone, preprocess="none", weights="random", random_state=2)
+    assert drawn.weights.startswith("random-2-") and off(drawn(pictures(32)), own(pictures(32))) > 0.1
+    load_keras().saving.load_model(tiny_backbone).save_weights(tmp_path / "own.weights.h5")
+    given = build_trunk(tiny_backbone, preprocess="none", weights=str(tmp_path / "own.weights.h5"))
+    assert given.weights == own.weights
+
+
+@pytest.mark.parametrize("rule", ["auto", "imagenet"])
+def test_own_model_needs_to_be_told_its_preprocessing(tiny_backbone: str, rule: str) -> None:
+    with pytest.raises(BackboneError, match="give --preprocess as one of caffe, tf, torch, none, rescale"):
+        build_trunk(tiny_backbone, preprocess=rule)
+
+
+def test_own_model_of_another_size(tiny_backbone: str) -> None:
+    assert build_trunk(tiny_backbone, preprocess="none", size=32).size == 32
+    with pytest.raises(BackboneError, match="tiny.keras takes pictures of 32 x 32 pixels, asked for 64 x 64"):
+        build_trunk(tiny_backbone, preprocess="none", size=64)
+
+
+@pytest.fixture(scope="module")
+def open_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    keras = load_keras()
+    start = keras.Input((None, None, 3))
+    model = keras.Model(start, keras.layers.Conv2D(4, 3, name="conv")(start))
+    return save_model(model, tmp_path_factory.mktemp("open") / "open.keras")
+
+
+def test_own_model_of_an_open_size(open_model: str) -> None:
+    with pytest.raises(BackboneError, match="open.keras leaves the size of its input open; give --size"):
+        build_trunk(open_model, preprocess="none")
+    trunk = build_trunk(open_model, preprocess="none", size=20)
+    assert (trunk.size, trunk.feature_shape) == (20, (18, 18, 4))
+    assert trunk(pictures(20)).shape == (4, 18, 18, 4)
+
+
+def test_layers_of_an_open_size_are_listed_at_the_size_given(open_model: str) -> None:
+    assert [row.output_shape for row in list_layers(open_model, 20)] == [(20, 20, 3), (18, 18, 4)]
+
+
+def test_input_layer_of_an_own_model_is_no_cut(open_model: str) -> None:
+    with pytest.raises(BackboneError):
+        build_trunk(open_model, preprocess="none", size=20, layer="input_layer")
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 1), (32, 32, 4), (32, 3)])
+def test_own_model_that_takes_no_pictures(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    keras = load_keras()
+    start = keras.Input(shape)
+    file = save_model(keras.Model(start, keras.layers.Dense(2)(start)), tmp_path / "odd.keras")
+    with pytest.raises(BackboneError, match=r"odd.keras takes input of shape .*; expected pictures"):
+        build_trunk(file, preprocess="none")
+
+
+def test_own_model_that_takes_no_squares(tmp_path: Path) -> None:
+    keras = load_keras()
+    start = keras.Input((32, 48, 3))
+    file = save_model(keras.Model(start, keras.layers.Conv2D(2, 3)(start)), tmp_path / "wide.keras")
+    with pytest.raises(BackboneError, match="wide.keras takes pictures of 32 x 48 pixels") as error:
+        build_trunk(file, preprocess="none")
+    assert "None" not in str(error.value)
+
+
+@pytest.mark.parametrize("chain", [True, False])
+def test_own_model_without_a_map(tmp_path: Path, chain: bool) -> None:
+    """No convolution, no last convolutional output: to be said, and a named layer is still a cut."""
+    keras = load_keras()
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3, name="dense")])
+    file = save_model(model if chain else keras.Model(model.inputs, model.outputs), tmp_path / "flat.keras")
+    named = build_trunk(file, preprocess="none", layer="dense")
+    assert named.feature_shape == (3,) and named(pictures(8)).shape == (4, 3)
+    with pytest.raises(BackboneError, match="needs a map"):
+        build_trunk(file, preprocess="none", layer="dense", pooling="avg")
+    with pytest.raises(BackboneError):  # rather than the pixels themselves
+        build_trunk(file, preprocess="none")
+
+
+def test_own_model_around_a_network_of_keras(tmp_path: Path) -> None:
+    """What transfer learning leaves behind, the network as one layer: its features, or a word that it cannot be."""
+    keras = load_keras()
+    start = keras.Input((32, 32, 3))
+    inner = keras.Model(start, keras.layers.Conv2D(4, 3, name="conv")(start), name="network")
+    parts = [keras.layers.Rescaling(1 / 127.5, offset=-1), inner, keras.layers.GlobalAveragePooling2D()]
+    file = save_model(keras.Sequential([keras.Input((32, 32, 3)), *parts]), tmp_path / "transfer.keras")
+    try:
+        features = build_trunk(file, preprocess="none")(pictures(32))
+    except BackboneError:
+        return
+    assert off(features, inner.predict_on_batch(pictures(32) / np.float32(127.5) - 1)) < 1e-4
+
+
+def test_own_model_that_uses_a_layer_twice(tmp_path: Path) -> None:
+    """The cut is what comes out at the end, not what the first use gave."""
+    keras = load_keras()
+    start = keras.Input((8, 8, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same", name="shared")
+    model = keras.Model(start, shared(shared(start)))
+    file = save_model(model, tmp_path / "shared.keras")
+    images = pictures(8)
+    try:
+        features = build_trunk(file, preprocess="none")(images)
+    except BackboneError:
+        return
+    assert off(features, model.predict_on_batch(images.astype(np.float32))) < 1e-4
+
+
+@pytest.mark.parametrize("text", [None, "no model", ""])
+def test_own_model_that_is_no_model(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "m.keras").write_text(text)
+    with pytest.raises(WeightsError, match=r"(no such model file: .*m.keras|m.keras was refused)") as error:
+        build_trunk(str(tmp_path / "m.keras"), preprocess="none")
+    assert "\n" not in str(error.value)
+
+
+def test_code_in_a_model_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    keras = load_keras()
+    mark = str(tmp_path / "mark")
+    start = keras.Input((8, 8, 3))
+    made = keras.layers.Lambda(lambda x: (open(mark, "w").close(), x * 1.0)[1], name="trap")(start)
+    file = save_model(keras.Model(start, made), tmp_path / "trap.keras")
+    Path(mark).unlink()  # building the model ran it
+    keras.saving.load_model(file, safe_mode=False)
+    assert Path(mark).exists()  # and so would loading it
+    Path(mark).unlink()
+    for call in (
+        lambda: build_trunk(file, preprocess="none"),
+        lambda: list_layers(file),
+        lambda: build_trunk("vgg16", size=32, weights=file),
+    ):
+        with pytest.raises(WeightsError, match="trap.keras was refused as a model of layers and weights only"):
+            call()
+        assert not Path(mark).exists()
+
+
+def test_errors_are_one_tree() -> None:
+    assert issubclass(WeightsError, BackboneError) and issubclass(BackboneError, FeatxError)
