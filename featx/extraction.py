@@ -1,0 +1,408 @@
+"""Extraction: pictures x trunk -> feature file. Plan what is missing, compute that, put the file together.
+
+The ledger always closes: rows + quarantined = listed.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featx.cache import (
+    VERIFY_BYTES,
+    CacheFolder,
+    Features,
+    MissingRowsError,
+    Place,
+    RowKey,
+    Spec,
+    Stat,
+    digest,
+    gather,
+    load_features,
+    remove,
+    rows_per_block,
+    spec_difference,
+    write_features,
+)
+from featx.errors import CacheError, DatasetError, ExtractionError, FileReadError, PictureError
+from featx.images import Listing, Picture, content_id, list_dataset, quiet_pillow, read_file
+from featx.recipe import BATCH_SIZE, Recipe, as_stored, in_threads, load_picture, run_trunk
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]  # what is going on, how much is done, of how much
+BLOCK_ROWS = 256  # at most this many rows are lost when the process is killed
+RACY_NS = 2_000_000_000  # a file changed this recently may change again within the same tick of its clock
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction did. ``features`` is the path of the file; ``rows + quarantined == listed``.
+
+    ``computed`` counts pictures that went through the trunk, ``reused`` rows that were found in the cache folder.
+    """
+
+    features: str
+    listed: int
+    rows: int
+    quarantined: int
+    computed: int
+    reused: int
+    shape: tuple[int, ...]
+    dtype: str
+    seconds: float
+    images_per_second: float
+    engine: str
+    spec: Spec
+    quarantine: list[tuple[str, str]] = field(repr=False)
+    ignored: int = 0
+
+
+def extract(
+    dataset: str | Path,
+    *,
+    cache_dir: str | Path = "cache",
+    batch_size: int = BATCH_SIZE,
+    strict: bool = False,
+    progress: Progress | None = None,
+    **recipe: Any,
+) -> Extraction:
+    """Run a frozen base over a data set once and keep its features in a feature file.
+
+    Rows with the same spec and content are copied from any file of the cache folder; only the others are computed. It
+    can be killed at any instant and run again: at most the block under way is lost.
+
+    Args:
+        dataset: a folder (``CLASS/*``, ``train/CLASS/*`` ..., or flat) or a label file.
+        cache_dir: the cache folder.
+        batch_size: pictures a call of the trunk.
+        strict: fail on the first picture that cannot be read, instead of quarantining it.
+        progress: called with what is going on, how much is done, and of how much.
+        **recipe: the fields of :class:`Recipe`, such as ``backbone="vgg16"``, ``pooling="avg"``.
+
+    Raises:
+        DatasetError: nothing to extract. BackboneError, WeightsError: no such trunk. CacheError: cannot be written.
+        ExtractionError: values that cannot be stored, or no picture that can be read.
+    """
+    started = time.perf_counter()
+    if batch_size < 1:
+        raise ExtractionError(f"batch_size must be at least 1, got {batch_size}")
+    run = _Run(dataset, Recipe(**recipe), CacheFolder(cache_dir), batch_size, strict, progress or _silent)
+    features = run.finish()
+    compute_seconds = max(run.compute_seconds, 1e-9)
+    return Extraction(
+        features=str(features.path),
+        listed=len(run.listing.pictures),
+        rows=len(features),
+        quarantined=len(features.quarantine),
+        computed=run.computed,
+        reused=len(features) - run.computed,
+        shape=features.shape,
+        dtype=str(features.dtype),
+        seconds=time.perf_counter() - started,
+        images_per_second=run.computed / compute_seconds if run.computed else 0.0,
+        engine=run.engine,
+        spec=run.spec,
+        quarantine=features.quarantine,
+        ignored=len(run.listing.ignored),
+    )
+
+
+def explain(dataset: str | Path, *, cache_dir: str | Path = "cache", **recipe: Any) -> dict[str, Any]:
+    """Why the next :func:`extract` of the same arguments would compute: which files, or which field of the spec.
+
+    Returns:
+        ``features`` (the file it would write), ``would_compute``, ``would_reuse``, ``new`` (paths to be computed) and
+        ``other_specs``: for each feature file of this data set made by another spec, how that differs.
+    """
+    run = _Run(dataset, Recipe(**recipe), CacheFolder(cache_dir), BATCH_SIZE, False, _silent)
+    found = run.store.find_rows(run.spec, set())
+    missing = run.missing(found)
+    others = [f for f in run.store.features(root=run.root) if f.spec != run.spec]
+    return {
+        "features": str(run.file),
+        "would_compute": len(missing),
+        "would_reuse": len(run.rows()) - len(missing),
+        "new": [picture.path for picture in missing],
+        "other_specs": [{"features": str(f.path), "differences": spec_difference(f.spec, run.spec)} for f in others],
+    }
+
+
+class _Run:
+    """One extraction: the listing with its content ids, and what is known of the trunk."""
+
+    def __init__(
+        self,
+        dataset: str | Path,
+        recipe: Recipe,
+        store: CacheFolder,
+        batch_size: int,
+        strict: bool,
+        progress: Progress,
+    ) -> None:
+        self.recipe, self.store, self.batch_size = recipe, store, batch_size
+        self.strict, self.progress = strict, progress
+        self.computed, self.compute_seconds = 0, 0.0
+        self.momentary: set[str] = set()
+        self.listing: Listing = list_dataset(dataset)
+        for folder in self.listing.empty_classes:
+            logger.warning("%s/%s holds no pictures; there will be no such class", self.listing.root, folder)
+        self.root = str(self.listing.root.resolve())
+        self.spec, self.shape, self.engine = self._identify()
+        self.ids, self.stats, self.unreadable = self._census()
+        self.unreadable |= self._known_bad()
+        if strict:
+            self._refuse(self.unreadable)
+        listed = [[p.path, self.ids.get(p.path, ""), p.label, p.split] for p in self.listing.pictures]
+        self.file = store.file_for(self.listing.name, self.spec, [recipe.decoded_by, listed])
+
+    def _identify(self) -> tuple[Spec, tuple[int, ...], str]:
+        """Spec, feature shape and engine; from an earlier run's memo if there is one, since building takes seconds."""
+        key = digest(self.recipe.trunk_key())
+        memo = self.store.read_memo("trunks.json")
+        if key not in memo:
+            self.progress("building the trunk", 0, 0)
+            trunk = self.recipe.trunk()
+            known = {"spec": self.recipe.spec(trunk), "shape": trunk.feature_shape, "engine": trunk.engine}
+            memo = {**memo, key: known}
+            self.store.write_memo("trunks.json", memo)
+        known = memo[key]
+        return {**known["spec"], **self.recipe.own_spec}, tuple(known["shape"]), known["engine"]
+
+    def _census(self) -> tuple[dict[str, str], dict[str, Stat], dict[str, str]]:
+        """Content id and stat of every listed file, and why some have none. Files that look unchanged are not read."""
+        self.listed_at = time.time_ns()
+        known: dict[str, tuple[Stat, str]] = {}
+        for features in self.store.features(root=self.root):
+            known = {**features.stats(), **known}
+        ids: dict[str, str] = {}
+        stats: dict[str, Stat] = {}
+        bad = dict(self.listing.misplaced)
+        unknown = []
+        for picture in self.listing.pictures:
+            if picture.path in bad:
+                continue
+            stats[picture.path] = _stat(self.listing.root / picture.path)
+            stat, content = known.get(picture.path, (None, ""))
+            if content and stat == stats[picture.path]:
+                ids[picture.path] = content
+            else:
+                unknown.append(picture.path)
+        hashed = in_threads(unknown, lambda path: content_id(read_file(self.listing.root / path)))
+        for done, (path, content_or_error) in enumerate(hashed, 1):
+            if isinstance(content_or_error, PictureError):
+                bad[path] = str(content_or_error)
+            else:
+                ids[path] = content_or_error
+            self.progress("looking through the pictures", done, len(unknown))
+        return ids, stats, bad
+
+    def _known_bad(self) -> dict[str, str]:
+        """Pictures of which an earlier run with the same decoder found that they cannot be read."""
+        reasons: dict[str, str] = {}
+        for features in self.store.features(decoded_by=self.recipe.decoded_by):
+            reasons.update(features.reasons())
+        return {path: reasons[content] for path, content in self.ids.items() if content in reasons}
+
+    def rows(self) -> list[Picture]:
+        """The pictures that have features, in the order of the file."""
+        return [p for p in self.listing.pictures if p.path not in self.unreadable]
+
+    def missing(self, found: dict[RowKey, Place]) -> list[Picture]:
+        """Pictures to be computed, each content once."""
+        wanted = {self.ids[p.path]: p for p in reversed(self.rows())}
+        return [p for p in self.rows() if wanted[self.ids[p.path]] is p and (self.ids[p.path], 0) not in found]
+
+    def finish(self) -> Features:
+        """The finished feature file: as it is if it is whole, else computed and put together."""
+        features = self._unchanged()
+        if features is None:
+            with self.store.lock(self.file):
+                features = self._unchanged() or self._make()
+        return features
+
+    def _unchanged(self) -> Features | None:
+        if not self.file.exists():
+            return None
+        try:
+            features = load_features(self.file)
+        except CacheError as error:
+            logger.warning("%s", error)
+            return None
+        if any(path in self.ids for path, content in features.unread() if not content):
+            return None  # a file that could not be read then can be now
+        damaged = features.damaged_rows(VERIFY_BYTES)
+        if damaged:
+            logger.warning("%s: %d rows are damaged and will be computed again", self.file, len(damaged))
+        return None if damaged else features
+
+    def _make(self) -> Features:
+        self.store.sweep(self.file)
+        damaged: set[Place] = set()
+        while True:
+            found = self.store.find_rows(self.spec, damaged)
+            missing = self.missing(found)
+            if missing:
+                self._compute(missing)
+                continue
+            if not self.rows():
+                path, reason = next(iter(self.unreadable.items()))
+                raise ExtractionError(
+                    f"none of the {len(self.listing.pictures)} pictures could be read; the first, {path}: {reason}"
+                )
+            try:
+                self._assemble(found)
+            except MissingRowsError as error:
+                damaged |= error.places
+                continue
+            if self.store.partial(self.file).exists():
+                remove(self.store.partial(self.file))
+            return load_features(self.file)
+
+    def _compute(self, missing: list[Picture]) -> None:
+        row_bytes = np.dtype(self.recipe.dtype).itemsize * int(np.prod(self.shape))
+        self.store.require_room((len(missing) + len(self.rows())) * row_bytes)
+        self.progress("building the trunk", 0, 0)
+        trunk = self.recipe.trunk()
+        self.engine = trunk.engine
+        started = time.perf_counter()
+        failures: dict[str, PictureError] = {}
+        blocks = _BlockWriter(self.store.partial(self.file), self.spec)
+        load = functools.partial(_load_listed, self.listing.root, self.ids, trunk.size, self.recipe)
+        try:
+            with quiet_pillow(self.recipe.max_pixels), blocks:
+                for paths, features in run_trunk([p.path for p in missing], load, trunk, self.batch_size, failures):
+                    blocks.add([self.ids[path] for path in paths], as_stored(features, self.recipe.dtype, paths))
+                    self.progress("extracting", blocks.rows + len(failures), len(missing))
+                    if self.strict:
+                        self._refuse(failures)
+        except KeyboardInterrupt:
+            kept = f"{blocks.rows} of {len(missing)} pictures are kept in {self.store.partial(self.file)}"
+            raise KeyboardInterrupt(f"{kept}; run the same command again to go on") from None
+        finally:
+            self.computed += blocks.rows
+            self.compute_seconds += time.perf_counter() - started
+        if self.strict:
+            self._refuse(failures)
+        # A file that could not be read this time says nothing of its content: its copies, and later runs, try again
+        momentary = {path: str(e) for path, e in failures.items() if isinstance(e, FileReadError)}
+        reasons = {self.ids[path]: str(e) for path, e in failures.items() if path not in momentary}
+        self.unreadable |= {p: reasons[content] for p, content in self.ids.items() if content in reasons} | momentary
+        self.momentary |= set(momentary)
+
+    def _refuse(self, unreadable: Mapping[str, object]) -> None:
+        if unreadable:
+            path, reason = next(iter(unreadable.items()))
+            raise DatasetError(f"--strict: {path} cannot be read: {reason}. Mend or remove it, or leave --strict out")
+
+    def _assemble(self, found: dict[RowKey, Place]) -> None:
+        rows, names = self.rows(), self.listing.class_names
+        places = [found[self.ids[p.path], 0] for p in rows]
+        index = {name: number for number, name in enumerate(names)}
+        known = {path: content for path, content in self.ids.items() if path not in self.momentary}
+        bad = [(_printable(path), known.get(path, ""), reason) for path, reason in sorted(self.unreadable.items())]
+        tables = {
+            "ids": [self.ids[p.path] for p in rows],
+            "views": [0] * len(rows),
+            "labels": [-1 if p.label is None else index[p.label] for p in rows],
+            "paths": [p.path for p in rows],
+            "splits": [p.split for p in rows],
+            "quarantine": bad,
+            "stat": self._stat_table(),
+        }
+        self.progress("writing the feature file", 0, 0)
+        write_features(
+            self.file,
+            gather(places, self.shape, self.recipe.dtype),
+            (len(rows), *self.shape),
+            spec=self.spec,
+            tables=tables,
+            attributes={
+                "class_names": names,
+                "dataset": self.listing.name,
+                "root": self.root,
+                "recipe": asdict(self.recipe),
+                "decoded_by": self.recipe.decoded_by,
+            },
+        )
+
+    def _stat_table(self) -> list[tuple[str, str, int, int, int]]:
+        """Files whose times are so fresh that a later change might not show are left out: they will be read again."""
+        settled = self.listed_at - RACY_NS
+        return [
+            (path, content, *self.stats[path])
+            for path, content in sorted(self.ids.items())
+            if max(self.stats[path][1:]) < settled
+        ]
+
+
+class _BlockWriter:
+    """Collects rows and writes a block file whenever enough are together, and the rest on leaving, even by Ctrl-C."""
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self.folder, self.spec, self.rows = folder, spec, 0
+        taken = [int(p.stem.rpartition("-")[2]) for p in folder.glob("block-*.h5")]
+        self._numbers = itertools.count(max(taken, default=-1) + 1)
+        self._ids: list[str] = []
+        self._features: list[NDArray[Any]] = []
+
+    def __enter__(self) -> _BlockWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or not issubclass(kind, CacheError):
+            self._write()
+
+    def add(self, ids: list[str], features: NDArray[Any]) -> None:
+        self._ids += ids
+        self._features.append(features)
+        if len(self._ids) >= min(BLOCK_ROWS, rows_per_block(features.shape[1:], features.dtype)):
+            self._write()
+        self.rows += len(ids)
+
+    def _write(self) -> None:
+        if not self._ids:
+            return
+        features = np.concatenate(self._features)
+        tables = {"ids": self._ids, "views": [0] * len(self._ids)}
+        file = self.folder / f"block-{next(self._numbers):05}.h5"
+        write_features(file, [features], features.shape, spec=self.spec, tables=tables)
+        self._ids, self._features = [], []
+
+
+def _load_listed(root: Path, ids: dict[str, str], size: int, recipe: Recipe, path: str) -> NDArray[np.uint8]:
+    data = read_file(root / path)
+    if content_id(data) != ids[path]:
+        raise FileReadError("changed while featx was running; run again")
+    return load_picture(data, size, recipe)
+
+
+def _stat(path: Path) -> Stat:
+    try:
+        now = path.stat()
+    except OSError:  # reading it will say why
+        return (-1, 0, 0)
+    return now.st_size, now.st_mtime_ns, now.st_ctime_ns
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress shown."""

@@ -1,0 +1,228 @@
+"""The recipe: what to compute from a picture, and computing it for any pictures, with or without a cache."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import PIL
+
+from featx.backbones import POOLINGS, Trunk, build_trunk, canonical_name, is_model_file, resolve_size
+from featx.errors import BackboneError, ExtractionError, PictureError, WeightsError
+from featx.images import DECODER, MAX_PIXELS, RESIZES, content_id, decode, resize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Job = TypeVar("Job", bound=Hashable)
+Result = TypeVar("Result")
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to compute. What that turns out to be, with everything resolved, is the spec.
+
+    Attributes:
+        backbone: a name of the table (``vgg16``, ``mobilenetv2-0.35``) or the path of a ``.keras`` file.
+        weights: ``imagenet``, ``random``, or a ``.weights.h5``, ``.h5`` or ``.keras`` file.
+        layer: where the backbone is cut; by default at its last convolutional output.
+        pooling: ``none``, ``avg`` or ``max`` over the map.
+        size: side in pixels to which pictures are resized; by default the backbone's own.
+        resize: ``stretch``, ``crop`` or ``pad``.
+        preprocess: ``auto`` (the backbone's own), ``rescale`` (x/255), ``caffe``, ``tf``, ``torch`` or ``none``.
+        dtype: ``float16`` or ``float32``, as which features are stored.
+        max_pixels: pictures with more pixels are quarantined, unless the cache has their features already.
+        random_state: seed of ``random`` weights.
+    """
+
+    backbone: str = "vgg16"
+    weights: str = "imagenet"
+    layer: str | None = None
+    pooling: str = "none"
+    size: int | None = None
+    resize: str = "stretch"
+    preprocess: str = "auto"
+    dtype: str = "float16"
+    max_pixels: int = MAX_PIXELS
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {"pooling": POOLINGS, "resize": RESIZES, "dtype": ("float16", "float32")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise BackboneError(f"unknown {name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        if self.max_pixels < 1:
+            raise BackboneError(f"--max-pixels must be at least 1, got {self.max_pixels}")
+        object.__setattr__(self, "backbone", canonical_name(self.backbone))
+        for name in self._files():  # so that a recipe means the same from any working directory
+            object.__setattr__(self, name, os.path.abspath(getattr(self, name)))
+        resolve_size(self.backbone, self.size)
+
+    def trunk(self) -> Trunk:
+        """The trunk, built or as built before in this process."""
+        return _build(self._of_the_trunk(), self._fingerprint())
+
+    def trunk_key(self) -> list[str]:
+        """What a trunk depends on, to be known without building it: settings, files, Keras and its backend."""
+        return [repr(self._of_the_trunk()), *self._fingerprint(), os.environ.get("KERAS_BACKEND", "")]
+
+    def spec(self, trunk: Trunk) -> dict[str, Any]:
+        """Everything that decides a feature's value."""
+        return {
+            "backbone": trunk.backbone,
+            "weights": trunk.weights,
+            "layer": trunk.layer,
+            "pooling": trunk.pooling,
+            "size": trunk.size,
+            "preprocess": trunk.preprocess,
+            "precision": "float32",
+            **self.own_spec,
+        }
+
+    @property
+    def own_spec(self) -> dict[str, str]:
+        """The part of the spec that does not depend on the trunk."""
+        return {"resize": self.resize, "decoder": DECODER, "dtype": self.dtype}
+
+    @property
+    def decoded_by(self) -> str:
+        """What decides whether a picture can be read."""
+        return f"{DECODER}, pillow {PIL.__version__}, max_pixels {self.max_pixels}"
+
+    def _files(self) -> list[str]:
+        """The fields that name a file."""
+        named = ["weights"] if self.weights not in ("imagenet", "random") else []
+        return named + (["backbone"] if is_model_file(self.backbone) else [])
+
+    def _of_the_trunk(self) -> Recipe:
+        return replace(self, resize="stretch", dtype="float16", max_pixels=MAX_PIXELS)
+
+    def _fingerprint(self) -> tuple[str, ...]:
+        """The Keras that builds the trunk, and the content of the files it is built from."""
+        try:
+            return version("keras"), *(content_id(Path(getattr(self, name)).read_bytes()) for name in self._files())
+        except OSError as error:
+            raise WeightsError(f"no weights file {error.filename}: {(error.strerror or '').lower()}") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _build(recipe: Recipe, _fingerprint: tuple[str, ...]) -> Trunk:
+    return build_trunk(
+        recipe.backbone,
+        weights=recipe.weights,
+        layer=recipe.layer,
+        pooling=recipe.pooling,
+        size=recipe.size,
+        preprocess=recipe.preprocess,
+        random_state=recipe.random_state,
+    )
+
+
+def run_trunk(
+    jobs: Iterable[Job],
+    load: Callable[[Job], NDArray[np.uint8]],
+    trunk: Trunk,
+    batch_size: int,
+    failures: dict[Job, PictureError],
+) -> Iterator[tuple[list[Job], NDArray[np.float32]]]:
+    """Load pictures in threads, ahead of the trunk, and compute their features in batches of one size.
+
+    Args:
+        jobs: what the pictures are known by.
+        load: gives ``uint8 (size, size, 3)`` or raises :class:`PictureError`.
+        trunk: see :func:`featx.backbones.build_trunk`.
+        batch_size: pictures a call; the last call is filled up with black, so that nothing is compiled anew.
+        failures: gets the error of every picture that could not be loaded.
+
+    Yields:
+        the jobs of a batch and their features, ``float32 (n, *trunk.feature_shape)``.
+    """
+    loaded = in_threads(jobs, load, ahead=2 * batch_size)
+    good: list[Job] = []
+    batch = np.zeros((batch_size, trunk.size, trunk.size, 3), np.uint8)
+    for job, image in loaded:
+        if isinstance(image, PictureError):
+            failures[job] = image
+            continue
+        batch[len(good)] = image
+        good.append(job)
+        if len(good) == batch_size:
+            yield good, trunk(batch)
+            good = []
+    if good:
+        batch[len(good) :] = 0
+        yield good, trunk(batch)[: len(good)]
+
+
+def load_picture(data: bytes, size: int, recipe: Recipe) -> NDArray[np.uint8]:
+    """Decode and resize one file's bytes by a recipe to ``uint8 (size, size, 3)`` RGB."""
+    return resize(decode(data, recipe.max_pixels), size, recipe.resize)
+
+
+def as_stored(features: NDArray[np.float32], dtype: str, names: list[Any]) -> NDArray[Any]:
+    """Features in the dtype of the file, finite.
+
+    Raises:
+        ExtractionError: not a number, or out of the dtype's range; names the picture and what to do.
+    """
+    with np.errstate(over="ignore"):
+        stored = features.astype(dtype)
+    finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
+    if not finite.all():
+        worst = int(np.argmin(finite))
+        if np.isfinite(features[worst]).all():
+            top = float(np.abs(features[worst]).max())
+            raise ExtractionError(
+                f"{names[worst]}: a feature of {top:.3g} is out of {dtype}'s range; store with --dtype float32"
+            )
+        raise ExtractionError(f"{names[worst]}: the trunk gave values that are not numbers; are its weights sound?")
+    return stored
+
+
+def in_threads(
+    jobs: Iterable[Job], work: Callable[[Job], Result], ahead: int = 64
+) -> Iterator[tuple[Job, Result | PictureError]]:
+    """``work`` done by threads, results in order, a :class:`PictureError` among them where it was raised.
+
+    At most ``ahead`` are under way or waiting, so memory stays bounded. (joblib's generators go on working however far
+    behind their reader is.)
+    """
+    waiting: deque[tuple[Job, Future[Result]]] = deque()
+    with _pool() as pool:
+        for job in jobs:
+            waiting.append((job, pool.submit(work, job)))
+            if len(waiting) >= ahead:
+                first, future = waiting.popleft()
+                result = _outcome(future)
+                yield first, result
+        while waiting:
+            first, future = waiting.popleft()
+            result = _outcome(future)
+            yield first, result
+
+
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _outcome(future: Future[Result]) -> Result | PictureError:
+    try:
+        return future.result()
+    except PictureError as error:
+        return error
