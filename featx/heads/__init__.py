@@ -1,0 +1,37 @@
+"""Heads: small classifiers on features, all scikit-learn estimators with ``predict_proba``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featx.errors import TrainingError
+from featx.heads._base import Head
+from featx.heads.linear import LogisticHead, RidgeHead, SVMHead
+from featx.heads.mlp import BNMLPHead, MLPHead
+from featx.heads.neighbors import KNNHead
+
+__all__ = ["HEADS", "BNMLPHead", "Head", "KNNHead", "LogisticHead", "MLPHead", "RidgeHead", "SVMHead", "make_head"]
+
+HEADS: dict[str, type[Head]] = {
+    "bn-mlp": BNMLPHead,
+    "mlp": MLPHead,
+    "logreg": LogisticHead,
+    "svm": SVMHead,
+    "ridge": RidgeHead,
+    "knn": KNNHead,
+}
+
+
+def make_head(name: str, **params: Any) -> Head:
+    """An unfitted head by its name on the command line, such as ``make_head("logreg", C=0.1)``.
+
+    Raises:
+        TrainingError: no such head, or a parameter that it does not have.
+    """
+    if name not in HEADS:
+        raise TrainingError(f"unknown head {name!r}; expected one of {', '.join(HEADS)}")
+    known = HEADS[name]._get_param_names()
+    for parameter in params:
+        if parameter not in known:
+            raise TrainingError(f"the {name} head has no {parameter!r}; it takes {', '.join(known)}")
+    return HEADS[name](**params)

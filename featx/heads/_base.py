@@ -1,0 +1,113 @@
+"""What all heads share: maps become rows, labels become numbers, learned state becomes plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INPUTS = ("flat", "avg", "max")
+Progress = Callable[[str, int, int], None]
+
+
+class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A small classifier on features: a scikit-learn estimator whose state can be saved as arrays.
+
+    ``X`` is ``(n, d)``, or maps ``(n, h, w, c)`` of float16, float32 or float64; ``y`` holds any labels.
+
+    Attributes:
+        classes_: the labels, sorted.
+        n_features_in_: columns of ``X`` once it is flat or pooled.
+        feature_shape_: shape of one row of ``X`` as given, ``(d,)`` or ``(h, w, c)``.
+    """
+
+    uses_validation = False  # whether fit looks at validation rows, to stop early
+
+    def fit(self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None) -> Self:
+        """Fit.
+
+        Args:
+            X: training features.
+            y: their labels.
+            validation_data: ``(X, y)``, looked at by heads that stop early (``uses_validation``).
+            progress: called with "epoch", the number done and the number of all, by heads that train in epochs.
+        """
+        raise NotImplementedError  # pragma: no cover - an abstract class
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Probabilities ``(n, classes)``, columns in the order of ``classes_``."""
+        raise NotImplementedError  # pragma: no cover - an abstract class
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable label of each row."""
+        probabilities = self.predict_proba(X)
+        labels: NDArray[Any] = self.classes_[np.argmax(probabilities, axis=1)]
+        return labels
+
+    def get_state(self) -> dict[str, NDArray[Any]]:
+        """Everything learned, as arrays from which :meth:`set_state` makes the same head again."""
+        check_is_fitted(self)
+        shape = np.array(self.feature_shape_, np.int64)
+        return {"feature_shape": shape, **{name: np.asarray(getattr(self, name)) for name in self._learned}}
+
+    def set_state(self, state: dict[str, NDArray[Any]], classes: NDArray[Any]) -> Self:
+        """Become the head whose :meth:`get_state` gave ``state``."""
+        self.classes_ = classes
+        self.feature_shape_ = tuple(int(n) for n in state["feature_shape"])
+        self.n_features_in_ = _width(self.feature_shape_, self.input)
+        for name in self._learned:
+            setattr(self, name, state[name])
+        return self
+
+    _learned: tuple[str, ...] = ()  # names of the attributes that hold the learned arrays
+
+    input: str
+    classes_: NDArray[Any]
+
+    def _check_input(self) -> None:
+        if self.input not in INPUTS:
+            raise ValueError(f"input must be one of {', '.join(INPUTS)}. Got {self.input!r} instead.")
+
+    def _training_rows(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """``X`` as rows and ``y`` as numbers of classes; sets what fitting sets."""
+        self._check_input()
+        maps = X.shape[1:] if is_map(X) else None
+        X, y = validate_data(self, as_rows(X, self.input), y, dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        self.feature_shape_ = tuple(maps or X.shape[1:])
+        self.classes_, numbers = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"A head needs two classes at least. Got one class only, {self.classes_[0]!r}, instead.")
+        return X, numbers.astype(np.int64)
+
+    def _rows(self, X: Any) -> NDArray[Any]:
+        check_is_fitted(self)
+        rows: NDArray[Any] = validate_data(self, as_rows(X, self.input), dtype=[np.float64, np.float32], reset=False)
+        return rows
+
+
+def as_rows(X: Any, input: str) -> Any:
+    """Maps ``(n, h, w, c)`` flattened or pooled to ``(n, d)``, float16 made float32; anything else as it is."""
+    if isinstance(X, np.ndarray) and X.dtype == np.float16:
+        X = X.astype(np.float32)  # sums of float16 overflow
+    if not is_map(X):
+        return X
+    if input == "flat":
+        return X.reshape(len(X), -1)
+    return X.mean(axis=(1, 2)) if input == "avg" else X.max(axis=(1, 2))
+
+
+def is_map(X: Any) -> bool:
+    """Whether ``X`` is an array of maps, ``(n, h, w, c)``."""
+    return isinstance(X, np.ndarray) and X.ndim == 4
+
+
+def _width(shape: tuple[int, ...], input: str) -> int:
+    return int(np.prod(shape)) if input == "flat" else int(shape[-1])

@@ -1,0 +1,346 @@
+"""Heads trained by Keras: the BatchNorm+Dropout network of fast.ai's lessons, and the plain one of many tutorials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from featx._keras import load_keras
+from featx.errors import TrainingError
+from featx.heads._base import Head, Progress, is_map
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PREDICT_ROWS = 256  # rows a compiled call; the last is filled up, so that nothing is compiled anew
+
+
+class _KerasHead(Head):
+    """Trains in epochs over shuffled batches; stops early if there are validation rows.
+
+    Features are standardised first, with mean and deviation of the training rows, per column or per channel of a map.
+
+    Attributes:
+        history_: a list per measure (``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``), a value per epoch.
+        mean_, scale_: float32 ``(d,)`` or ``(c,)``.
+    """
+
+    uses_validation = True
+
+    def __init__(
+        self,
+        *,
+        input: str,
+        hidden: int,
+        dropout: float,
+        learning_rate: float,
+        batch_size: int,
+        epochs: int,
+        patience: int,
+        random_state: int | None,
+    ) -> None:
+        self.input = input
+        self.hidden = hidden
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None) -> Self:
+        """Train on ``X``, ``(n, d)`` or ``(n, h, w, c)``, and labels ``y``.
+
+        With ``validation_data``, training stops after ``patience`` epochs without a better validation loss, and the
+        best epoch's weights are kept; without, it lasts ``epochs``.
+
+        Raises:
+            TrainingError: the loss became not a number.
+        """
+        self._check_settings()
+        X, numbers = self._training_maps(X, y)
+        self.mean_, self.scale_ = _mean_and_scale(X)
+        seeds = np.random.SeedSequence(self.random_state)
+        model = self._model(seeds)
+        keras = load_keras()
+        model.compile(
+            optimizer=keras.optimizers.Adam(self.learning_rate),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        callbacks = [keras.callbacks.TerminateOnNaN(), _progress_callback(progress, self.epochs)]
+        validation = None
+        if validation_data is not None:
+            held_out, labels = validation_data
+            validation = _batches(self._as_input(held_out), self._numbers(labels), PREDICT_ROWS, None)
+            callbacks.append(
+                keras.callbacks.EarlyStopping("val_loss", patience=self.patience, restore_best_weights=True)
+            )
+        batches = _batches(X, numbers, min(self.batch_size, len(X)), np.random.default_rng(seeds.spawn(1)[0]))
+        fitted = model.fit(
+            batches, epochs=self.epochs, validation_data=validation, callbacks=callbacks, shuffle=False, verbose=0
+        )
+        if not np.isfinite(fitted.history["loss"]).all():
+            raise TrainingError(
+                f"the loss became not a number in epoch {len(fitted.history['loss'])}; try a lower learning rate than "
+                f"{self.learning_rate:g}"
+            )
+        self.history_ = {name: [float(v) for v in values] for name, values in fitted.history.items()}
+        self.model_ = model
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """The network's probabilities, ``(n, classes)``."""
+        check_is_fitted(self)
+        X = self._as_input(X)
+        probabilities = np.empty((len(X), len(self.classes_)), np.float32)
+        block = np.zeros((PREDICT_ROWS, *X.shape[1:]), np.float32)
+        for start in range(0, len(X), PREDICT_ROWS):
+            rows = X[start : start + PREDICT_ROWS]
+            block[: len(rows)] = rows
+            probabilities[start : start + len(rows)] = np.asarray(self.model_.predict_on_batch(block))[: len(rows)]
+        return probabilities
+
+    def get_state(self) -> dict[str, NDArray[Any]]:
+        """Standardisation and weights as arrays."""
+        check_is_fitted(self)
+        weights = {f"weights_{i:02}": value for i, value in enumerate(self.model_.get_weights())}
+        shape = np.array(self.feature_shape_, np.int64)
+        return {"feature_shape": shape, "mean_": self.mean_, "scale_": self.scale_, **weights}
+
+    def set_state(self, state: dict[str, NDArray[Any]], classes: NDArray[Any]) -> Self:
+        """Build the network again and give it its weights."""
+        self.classes_ = classes
+        self.feature_shape_ = tuple(int(n) for n in state["feature_shape"])
+        self.n_features_in_ = int(np.prod(self.feature_shape_))
+        self.mean_, self.scale_ = state["mean_"], state["scale_"]
+        self.model_ = self._model(np.random.SeedSequence(0))
+        self.model_.set_weights([state[name] for name in sorted(state) if name.startswith("weights_")])
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling and copying: arrays in place of the Keras model."""
+        plain: dict[str, Any] = {**super().__getstate__()}
+        if plain.pop("model_", None) is not None:
+            plain["_weights"] = self.model_.get_weights()
+        return plain
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        weights = state.pop("_weights", None)
+        super().__setstate__(state)
+        if weights is not None:
+            self.model_ = self._model(np.random.SeedSequence(0))
+            self.model_.set_weights(weights)
+
+    def _check_settings(self) -> None:
+        self._check_input()
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1. Got {self.dropout!r} instead.")
+        for name in ("hidden", "batch_size", "epochs", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive. Got {getattr(self, name)!r} instead.")
+
+    def _training_maps(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Maps to be flattened stay maps, made float32 batch by batch; to be averaged, they are averaged once."""
+        if not is_map(X) or self.input != "flat":
+            rows, numbers = self._training_rows(X, y)
+            self.feature_shape_ = rows.shape[1:]
+            return rows, numbers
+        check_consistent_length(X, y)
+        some_pixel = X[:, 0, 0]
+        _, numbers = self._training_rows(some_pixel, y)
+        self.feature_shape_ = tuple(X.shape[1:])
+        self.n_features_in_ = int(np.prod(self.feature_shape_))
+        return X, numbers
+
+    def _as_input(self, X: Any) -> NDArray[Any]:
+        if not is_map(X) or self.input != "flat":
+            rows = self._rows(X)
+            return rows.reshape(len(rows), *self.feature_shape_)
+        check_is_fitted(self)
+        if X.shape[1:] != self.feature_shape_:
+            raise ValueError(f"Maps must be {self.feature_shape_} as in training. Got {X.shape[1:]} instead.")
+        maps: NDArray[Any] = X
+        return maps
+
+    def _numbers(self, labels: Any) -> NDArray[np.int64]:
+        numbers: NDArray[np.int64] = np.searchsorted(self.classes_, labels)
+        known = self.classes_[np.minimum(numbers, len(self.classes_) - 1)] == labels
+        if not np.all(known):
+            raise ValueError(
+                f"validation rows have a class that no training row has: {np.asarray(labels)[~known][0]!r}"
+            )
+        return numbers
+
+    def _model(self, seeds: np.random.SeedSequence) -> Any:
+        keras = load_keras()
+        features = keras.Input(self.feature_shape_)
+        x = (features - self.mean_) * (1 / self.scale_)
+        if len(self.feature_shape_) == 3:
+            x = self._flatten(x)
+        return keras.Model(features, self._network(keras.layers, x, len(self.classes_), _Seeds(seeds)))
+
+    def _flatten(self, x: Any) -> Any:
+        return load_keras().layers.Flatten()(x)
+
+    def _network(self, layers: Any, x: Any, n_classes: int, seeds: _Seeds) -> Any:
+        raise NotImplementedError  # pragma: no cover - an abstract class
+
+
+class BNMLPHead(_KerasHead):
+    """The BatchNorm+Dropout head of fast.ai's lessons 3 to 5, on cached conv features.
+
+    MaxPooling and Flatten (maps, ``input="flat"``), Dropout(p/2), Dense, BatchNorm, Dropout(p/2), Dense, BatchNorm,
+    Dropout(p), Dense(classes, softmax).
+
+    Args:
+        input: what becomes of maps: ``flat`` (max-pooled 2 x 2, then flat), ``avg`` or ``max``.
+        hidden: width of the two hidden layers.
+        dropout: p.
+        learning_rate: of Adam.
+        batch_size: rows a step.
+        epochs: at most.
+        patience: epochs without a better validation loss before stopping.
+        random_state: seed of weights, dropout and order.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: str = "avg",
+        hidden: int = 512,
+        dropout: float = 0.5,
+        learning_rate: float = 1e-3,
+        batch_size: int = 64,
+        epochs: int = 50,
+        patience: int = 8,
+        random_state: int | None = 0,
+    ) -> None:
+        super().__init__(
+            input=input,
+            hidden=hidden,
+            dropout=dropout,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            epochs=epochs,
+            patience=patience,
+            random_state=random_state,
+        )
+
+    def _flatten(self, x: Any) -> Any:
+        if min(x.shape[1:3]) > 1:
+            x = load_keras().layers.MaxPooling2D(2, padding="same")(x)  # "same": odd maps keep their last row
+        return super()._flatten(x)
+
+    def _network(self, layers: Any, x: Any, n_classes: int, seeds: _Seeds) -> Any:
+        p = self.dropout
+        for _ in range(2):
+            x = layers.Dropout(p / 2, seed=seeds.next())(x)
+            x = layers.Dense(self.hidden, activation="relu", kernel_initializer=seeds.initializer())(x)
+            x = layers.BatchNormalization(momentum=0.9)(x)  # small sets take few steps: follow them closely
+        x = layers.Dropout(p, seed=seeds.next())(x)
+        return layers.Dense(n_classes, activation="softmax", kernel_initializer=seeds.initializer())(x)
+
+
+class MLPHead(_KerasHead):
+    """The head of many tutorials: Flatten, Dense(hidden, relu), Dropout, Dense(classes, softmax).
+
+    Args:
+        input: what becomes of maps: ``flat``, ``avg`` or ``max``.
+        hidden: width of the hidden layer.
+        dropout: share of hidden units left out in training.
+        learning_rate: of Adam.
+        batch_size: rows a step.
+        epochs: at most.
+        patience: epochs without a better validation loss before stopping.
+        random_state: seed of weights, dropout and order.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: str = "avg",
+        hidden: int = 64,
+        dropout: float = 0.5,
+        learning_rate: float = 3e-4,
+        batch_size: int = 64,
+        epochs: int = 50,
+        patience: int = 8,
+        random_state: int | None = 0,
+    ) -> None:
+        super().__init__(
+            input=input,
+            hidden=hidden,
+            dropout=dropout,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            epochs=epochs,
+            patience=patience,
+            random_state=random_state,
+        )
+
+    def _network(self, layers: Any, x: Any, n_classes: int, seeds: _Seeds) -> Any:
+        x = layers.Dense(self.hidden, activation="relu", kernel_initializer=seeds.initializer())(x)
+        x = layers.Dropout(self.dropout, seed=seeds.next())(x)
+        return layers.Dense(n_classes, activation="softmax", kernel_initializer=seeds.initializer())(x)
+
+
+class _Seeds:
+    """A fresh seed for each layer, so that no global generator is touched."""
+
+    def __init__(self, seeds: np.random.SeedSequence) -> None:
+        self._seeds = iter(seeds.generate_state(64).tolist())
+
+    def next(self) -> int:
+        return int(next(self._seeds)) % 2**31
+
+    def initializer(self) -> Any:
+        return load_keras().initializers.GlorotUniform(seed=self.next())
+
+
+def _mean_and_scale(X: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation per column, or per channel of maps, summed in float64 over blocks of rows."""
+    width = X.shape[-1]
+    count, total, squares = 0, np.zeros(width), np.zeros(width)
+    for start in range(0, len(X), 256):
+        block = X[start : start + 256].reshape(-1, width).astype(np.float64)
+        count += len(block)
+        total += block.sum(axis=0)
+        squares += np.square(block).sum(axis=0)
+    if not np.isfinite(squares).all():
+        raise ValueError("Input X contains NaN or infinity.")
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    deviation[deviation < 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1  # a constant column carries nothing: leave it 0
+    return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+def _batches(X: NDArray[Any], numbers: NDArray[np.int64], batch_size: int, rng: np.random.Generator | None) -> Any:
+    """Batches for Keras, in a new order each epoch if there is a generator. Float32 is made of one batch at a time."""
+
+    class Batches(load_keras().utils.PyDataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.on_epoch_end()
+
+        def __len__(self) -> int:
+            return -(-len(X) // batch_size) if rng is None else max(1, len(X) // batch_size)
+
+        def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            rows = self.order[index * batch_size : (index + 1) * batch_size]
+            return X[rows].astype(np.float32), numbers[rows]
+
+        def on_epoch_end(self) -> None:
+            self.order = np.arange(len(X)) if rng is None else rng.permutation(len(X))
+
+    return Batches()
+
+
+def _progress_callback(progress: Progress | None, epochs: int) -> Any:
+    def report(epoch: int, _logs: Any) -> None:
+        if progress is not None:
+            progress("training", epoch + 1, epochs)
+
+    return load_keras().callbacks.LambdaCallback(on_epoch_end=report)
