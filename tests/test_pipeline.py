@@ -1,0 +1,362 @@
+"""From a folder of pictures to a classifier, with a backbone that counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import picture
+
+import featx
+from featx.backbones import Trunk
+from featx.errors import DatasetError, ExtractionError, ModelError, SpecMismatchError, TrainingError
+
+ROOT = Path(featx.__file__).parents[1]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one for each call of a trunk; with batch_size=1, for each picture."""
+    calls: list[int] = []
+    real = Trunk.__call__
+
+    def call(self: Trunk, images: Any) -> Any:
+        calls.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(Trunk, "__call__", call)
+    return calls
+
+
+@pytest.fixture
+def extract(tmp_path: Path, tiny_backbone: str) -> Callable[..., featx.Extraction]:
+    def run(dataset: Path, **options: Any) -> featx.Extraction:
+        settings = {
+            "backbone": tiny_backbone,
+            "preprocess": "rescale",
+            "batch_size": 1,
+            "cache_dir": tmp_path / "cache",
+        }
+        return featx.extract(dataset, **{**settings, **options})
+
+    return run
+
+
+def test_only_what_is_new_is_computed(
+    make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction], counted: list[int], tmp_path: Path
+) -> None:
+    root = make_dataset()
+    first = extract(root)
+    assert (first.computed, first.rows, len(counted)) == (16, 16, 16)
+    again = extract(root)
+    assert (again.computed, again.reused, again.features) == (0, 16, first.features)
+    make_dataset(each=5, first=100)
+    assert extract(root).computed == 10
+    shutil.move(root, tmp_path / "moved")
+    (tmp_path / "moved/lying").rename(tmp_path / "moved/flat")
+    moved = extract(tmp_path / "moved")
+    assert moved.computed == 0
+    assert featx.load_features(moved.features).class_names == ["flat", "standing"]
+    picture(0, 999).save(tmp_path / "moved/flat/000.png")
+    assert extract(tmp_path / "moved").computed == 1
+    assert len(counted) == 16 + 10 + 1
+    assert extract(tmp_path / "moved", resize="pad").computed == 26
+
+
+def test_same_size_and_restored_time_do_not_hide_a_change(
+    make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]
+) -> None:
+    root = make_dataset(each=2)
+    path = root / "lying/000.png"
+    old = time.time() - 1000
+    for file in root.rglob("*.png"):
+        os.utime(file, (old, old))
+    extract(root)
+    data = bytearray(path.read_bytes())
+    shutil.copyfile(root / "lying/001.png", path)
+    path.write_bytes(path.read_bytes().ljust(len(data), b"\0")[: max(len(data), path.stat().st_size)])
+    os.utime(path, (old, old))
+    assert extract(root).computed == 1
+
+
+def test_the_ledger_closes(make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]) -> None:
+    root = make_dataset()
+    (root / "lying/text.jpg").write_text("not a picture")
+    (root / "lying/half.png").write_bytes((root / "lying/000.png").read_bytes()[:200])
+    (root / "beside.png").write_bytes((root / "lying/000.png").read_bytes())
+    done = extract(root)
+    assert (done.listed, done.rows, done.quarantined) == (19, 16, 3)
+    assert dict(done.quarantine)["lying/text.jpg"] == "not a picture in a format that can be read"
+    with pytest.raises(DatasetError, match="--strict: .* cannot be read"):
+        extract(root, strict=True)
+
+
+def test_features_are_the_trunks(make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]) -> None:
+    from featx.images import decode, resize
+
+    root = make_dataset(each=3)
+    done = extract(root, batch_size=4)
+    features = featx.load_features(done.features)
+    trunk = featx.Recipe(**features.recipe).trunk()
+    images = np.stack([resize(decode((root / p).read_bytes()), 32) for p in features.paths])
+    np.testing.assert_allclose(features.X(), trunk(images), rtol=2e-3, atol=1e-3)
+
+
+DRIVER = """
+import sys, time
+import featx.extraction, featx.backbones
+featx.extraction.BLOCK_ROWS = 3
+real = featx.backbones.Trunk.__call__
+def slow(self, images):
+    time.sleep(0.05)
+    return real(self, images)
+featx.backbones.Trunk.__call__ = slow
+print("go", flush=True)
+featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess="rescale", batch_size=1)
+"""
+
+
+def test_killed_three_times_and_run_again(
+    make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction], tiny_backbone: str, tmp_path: Path
+) -> None:
+    root = make_dataset(each=20)
+    undisturbed = featx.load_features(extract(root, cache_dir=tmp_path / "other").features)
+    cache = tmp_path / "cache"
+    for _ in range(3):
+        command = [sys.executable, "-c", DRIVER, str(root), str(cache), tiny_backbone]
+        before = len(list(cache.glob("*.partial/block-*.h5")))
+        with subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        ) as process:
+            deadline = time.time() + 60
+            while len(list(cache.glob("*.partial/block-*.h5"))) < before + 2 and time.time() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+    done = extract(root)
+    assert 0 < done.computed <= 40 - 3 * 2 * 3
+    np.testing.assert_array_equal(featx.load_features(done.features).stored(), undisturbed.stored())
+    assert not list(cache.glob("*.partial"))
+
+
+def test_ctrl_c_keeps_what_was_done(
+    make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, real, calls = make_dataset(), Trunk.__call__, [0]
+
+    def interrupted(self: Trunk, images: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 6:
+            raise KeyboardInterrupt
+        return real(self, images)
+
+    monkeypatch.setattr(Trunk, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="5 of 16 pictures are kept .* run the same command again"):
+        extract(root)
+    assert extract(root).computed == 11
+
+
+def test_a_flipped_bit_costs_one_row(
+    make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]
+) -> None:
+    root = make_dataset()
+    done = extract(root)
+    whole = featx.load_features(done.features).stored()
+    data = bytearray(Path(done.features).read_bytes())
+    at = data.find(whole[3].tobytes())
+    data[at + 5] ^= 1
+    Path(done.features).write_bytes(data)
+    assert featx.load_features(done.features).damaged_rows() == [3]
+    again = extract(root)
+    assert again.computed == 1
+    np.testing.assert_array_equal(featx.load_features(again.features).stored(), whole)
+
+
+def test_values_out_of_range_name_the_picture(
+    make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_dataset(each=2)
+    monkeypatch.setattr(Trunk, "__call__", lambda self, x: np.full((len(x), *self.feature_shape), 1e6, np.float32))
+    with pytest.raises(ExtractionError, match=r"lying/000.png.* --dtype float32"):
+        extract(root)
+
+
+def test_explain_names_field_and_files(make_dataset: Callable[..., Path], tmp_path: Path, tiny_backbone: str) -> None:
+    from featx.extraction import explain
+
+    settings = {"backbone": tiny_backbone, "preprocess": "rescale", "cache_dir": tmp_path / "cache"}
+    root = make_dataset(each=2)
+    featx.extract(root, **settings)
+    make_dataset(each=1, first=50)
+    assert explain(root, **settings)["new"] == ["lying/050.png", "standing/050.png"]
+    other = explain(root, **{**settings, "resize": "crop"})
+    assert other["would_compute"] == 6
+    assert other["other_specs"][0]["differences"] == ["resize is stretch, not crop"]
+
+
+@pytest.fixture
+def stripes(make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]) -> tuple[Path, featx.Features]:
+    make_dataset(classes=3, each=12, split="train")
+    root = make_dataset(classes=3, each=6, split="test", first=200)
+    return root, featx.load_features(extract(root, batch_size=8).features)
+
+
+@pytest.mark.parametrize(("head", "params"), [("logreg", {}), ("knn", {}), ("bn-mlp", {"epochs": 3})])
+def test_predict_agrees_with_evaluate(
+    stripes: tuple[Path, featx.Features], tmp_path: Path, head: str, params: dict[str, Any]
+) -> None:
+    root, features = stripes
+    fitted = featx.fit(features, head, **params)
+    fitted.save(tmp_path / "model")
+    classifier = featx.Classifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(classifier.predict_proba(features), fitted.predict_proba(features))
+    rows = np.flatnonzero(features.splits == "test")
+    predictions, bad = classifier.predict([root / p for p in features.paths[rows]], batch_size=8)
+    live = np.array([list(p.probabilities.values()) for p in predictions])
+    np.testing.assert_allclose(live, classifier.predict_proba(features, rows), atol=1e-3)
+    right = np.mean([p.label == Path(p.path).parent.name for p in predictions])
+    found = classifier.evaluate(features)
+    assert (found.accuracy, found.split, found.rows, bad) == (right, "test", 18, [])
+    assert np.sum(found.confusion_matrix) == 18
+    assert classifier.doctor(features)["ok"]
+    assert (fitted.report["train_rows"], fitted.report["validation_rows"]) == ((36, 6) if head != "bn-mlp" else (30, 6))
+
+
+def test_another_spec_is_refused(
+    stripes: tuple[Path, featx.Features], extract: Callable[..., featx.Extraction]
+) -> None:
+    root, features = stripes
+    other = featx.load_features(extract(root, resize="pad").features)
+    with pytest.raises(SpecMismatchError, match="resize is pad, not stretch"):
+        featx.fit(features, "ridge").evaluate(other)
+
+
+def test_one_class_is_not_enough(make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]) -> None:
+    with pytest.raises(TrainingError, match=r"one class only \(lying\)"):
+        featx.fit(extract(make_dataset(classes=1)).features)
+
+
+def test_a_class_that_only_the_test_split_has(
+    make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]
+) -> None:
+    make_dataset(classes=2, split="train")
+    root = make_dataset(classes=3, split="test", first=50)
+    with pytest.raises(TrainingError, match="'slanted' has no picture to train on"):
+        featx.fit(extract(root).features)
+
+
+class _Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_a_hostile_folder_is_refused(stripes: tuple[Path, featx.Features], tmp_path: Path) -> None:
+    from featx.images import content_id
+
+    ran, model = tmp_path / "ran", tmp_path / "model"
+    featx.fit(stripes[1], "ridge").save(model)
+    sound = (model / "arrays.npz").read_bytes()
+    (model / "head.pkl").write_bytes(pickle.dumps(_Hostile(ran)))
+    with pytest.raises(ModelError, match=r"head\.pkl could carry code"):
+        featx.Classifier.load(model)
+    (model / "head.pkl").rename(model / "arrays.npz")
+    with pytest.raises(ModelError, match="not the file that was saved"):
+        featx.Classifier.load(model)
+    about = json.loads((model / "classifier.json").read_text())
+    about["arrays"] = content_id((model / "arrays.npz").read_bytes())
+    (model / "classifier.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match="damaged or was altered"):
+        featx.Classifier.load(model)
+    (model / "arrays.npz").write_bytes(sound)
+    assert not ran.exists()
+
+
+def test_a_lambda_in_a_backbone_file_is_refused(
+    stripes: tuple[Path, featx.Features], tmp_path: Path, tiny_backbone: str
+) -> None:
+    from featx._keras import load_keras
+
+    keras = load_keras()
+    ran = tmp_path / "ran"
+    x = keras.Input((32, 32, 3))
+    evil = tmp_path / "evil.keras"
+    keras.Model(x, keras.layers.Lambda(lambda t, p=str(ran): (__import__("pathlib").Path(p).touch(), t)[1])(x)).save(
+        evil
+    )
+    ran.unlink(missing_ok=True)
+    model = tmp_path / "model"
+    featx.fit(stripes[1], "ridge").save(model)
+    about = json.loads((model / "classifier.json").read_text())
+    about["recipe"]["backbone"] = str(evil)
+    (model / "classifier.json").write_text(json.dumps(about))
+    with pytest.raises(featx.FeatxError, match="refused"):
+        featx.Classifier.load(model).predict([stripes[0]])
+    assert not ran.exists()
+
+
+def test_transformer_in_a_grid_search(
+    make_dataset: Callable[..., Path], tiny_backbone: str, counted: list[int]
+) -> None:
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+
+    paths = sorted(str(p) for p in make_dataset(name="grid", first=700).rglob("*.png"))
+    y = [Path(p).parent.name for p in paths]
+    extractor = featx.FeatureExtractor(tiny_backbone, preprocess="rescale", pooling="avg", batch_size=1)
+    search = GridSearchCV(make_pipeline(extractor, featx.RidgeHead()), {"ridgehead__C": [1e-3, 1e-2]}, cv=2)
+    search.fit(paths, y)
+    assert len(counted) == len(paths)
+    assert extractor.transform(paths).shape == (16, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "floor"), [("hymenoptera", 0.93), ("penguin-species", 0.78)], ids=["hymenoptera", "penguin-species"]
+)
+def test_real_pictures_and_weights(shared: Path, real_weights: Path, tmp_path: Path, name: str, floor: float) -> None:
+    done = featx.extract(
+        shared / "data" / name,
+        cache_dir=tmp_path,
+        backbone="mobilenetv2",
+        weights=str(real_weights),
+        pooling="avg",
+    )
+    classifier = featx.fit(done.features, "logreg")
+    assert classifier.evaluate(featx.load_features(done.features)).accuracy >= floor
+
+
+def test_awkward_pictures(
+    shared: Path, extract: Callable[..., featx.Extraction], capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = extract(shared / "data/awkward", batch_size=16)
+    assert done.listed == done.rows + done.quarantined == 175
+    features = featx.load_features(done.features)
+    for kind in ("Landscape", "Portrait"):
+        scene = features.X([i for i, p in enumerate(features.paths) if p.startswith(f"exif/{kind}_")]).reshape(9, -1)
+        unit = scene / np.linalg.norm(scene, axis=1, keepdims=True)
+        assert (unit @ unit.T).min() > 0.99
+    assert capfd.readouterr().err == ""
+
+
+def test_the_readmes_python_runs(
+    make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(name="photos", each=12)
+    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102
+    assert len(names["predictions"]) == 24 and names["quarantined"] == []
+    assert (tmp_path / "models/mine/classifier.json").is_file()
