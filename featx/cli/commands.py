@@ -1,0 +1,292 @@
+"""The commands on pictures and classifiers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from featx.cli.terminal import Report, columns, command, note, progress
+from featx.images import MAX_PIXELS
+
+app = typer.Typer(
+    help="Image classifiers from frozen features, trained in seconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CacheDir = Annotated[Path, typer.Option(envvar="FEATX_CACHE", help="Where feature files are kept.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a call of the network.")]
+Weights = Annotated[str | None, typer.Option(help="Where the backbone's weights are now, if they have moved.")]
+Model = Annotated[Path, typer.Argument(help="A classifier: the folder that `featx fit` wrote.")]
+
+
+def recipe_options(
+    backbone: Annotated[str, typer.Option(help="A name of `featx backbones`, or a .keras file.")] = "vgg16",
+    alpha: Annotated[float | None, typer.Option(help="Width of a MobileNet, such as 0.35.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Cut there. Default: the last convolutional output.")] = None,
+    pooling: Annotated[Literal["none", "avg", "max"], typer.Option(help="Pool the maps before storing them.")] = "none",
+    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels. Default: the backbone's.")] = None,
+    resize: Annotated[Literal["stretch", "crop", "pad"], typer.Option(help="How pictures get that size.")] = "stretch",
+    preprocess: Annotated[
+        Literal["auto", "rescale", "caffe", "tf", "torch", "none"],
+        typer.Option(help="auto: the backbone's own rule; rescale: x/255."),
+    ] = "auto",
+    weights: Annotated[str, typer.Option(help="imagenet, random, or a .weights.h5, .h5 or .keras file.")] = "imagenet",
+    dtype: Annotated[Literal["float16", "float32"], typer.Option(help="As which features are stored.")] = "float16",
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are quarantined.")] = MAX_PIXELS,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """The fields of a recipe."""
+    from featx.backbones import canonical_name
+
+    return {
+        "backbone": canonical_name(backbone, alpha),
+        "layer": layer,
+        "pooling": pooling,
+        "size": size,
+        "resize": resize,
+        "preprocess": preprocess,
+        "weights": weights,
+        "dtype": dtype,
+        "max_pixels": max_pixels,
+        "random_state": seed,
+    }
+
+
+@command(app, "featx extract photos/ --backbone resnet50", options=recipe_options)
+def extract(
+    dataset: Annotated[Path, typer.Argument(help="Folder of CLASS/*, of train/CLASS/* ..., or a label file.")],
+    settings: dict[str, Any],
+    batch_size: BatchSize = 32,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on the first unreadable picture.")] = False,
+    cache_dir: CacheDir = Path("cache"),
+) -> Report:
+    """Run a frozen network over pictures once, and keep its features in a file.
+
+    Pictures whose features are in the cache folder already are not computed again. Unreadable ones go to the
+    quarantine, with the reason.
+    """
+    from featx.extraction import extract
+
+    done = extract(dataset, cache_dir=cache_dir, batch_size=batch_size, strict=strict, progress=progress, **settings)
+    fields = asdict(done) | {"quarantine": [{"path": path, "reason": reason} for path, reason in done.quarantine]}
+    for path, reason in done.quarantine[:10]:
+        note(f"quarantined: {path!r}: {reason}")
+    if len(done.quarantine) > 10:
+        note(f"quarantined: {len(done.quarantine) - 10} more; `featx cache show {done.features}` lists all")
+    rate = f", {done.images_per_second:.1f} pictures/s" if done.computed else ""
+    ignored = f" ({done.ignored} other files ignored)" if done.ignored else ""
+    shape = " x ".join(map(str, done.shape[1:]))
+    return Report(
+        fields,
+        f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}\n"
+        f"{done.computed} computed, {done.reused} reused in {done.seconds:.1f} s{rate}\n"
+        f"{done.features}: {done.rows} x {shape} {done.dtype}",
+    )
+
+
+@command(app, "featx fit --head logreg --input avg --C 0.1")
+def fit(
+    features: Annotated[Path | None, typer.Argument(help="A feature file. Default: the newest in the cache.")] = None,
+    head: Annotated[str, typer.Option(help="bn-mlp, mlp, logreg, svm, ridge or knn.")] = "bn-mlp",
+    input: Annotated[Literal["flat", "avg", "max"] | None, typer.Option(help="What becomes of maps.")] = None,
+    C: Annotated[float | None, typer.Option("--C", help="logreg, svm, ridge: inverse penalty.")] = None,
+    n_neighbors: Annotated[int | None, typer.Option("--neighbors", help="knn: how many vote.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="bn-mlp, mlp: width of hidden layers.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="bn-mlp, mlp.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="bn-mlp, mlp.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="bn-mlp, mlp: rows a step.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="bn-mlp, mlp: at most.")] = None,
+    patience: Annotated[int | None, typer.Option(help="bn-mlp, mlp: epochs without progress before stopping.")] = None,
+    validation: Annotated[float, typer.Option(help="Share to hold out if the data set does not say.")] = 0.2,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: models/FEATURES-HEAD.")] = None,
+    seed: Seed = 0,
+    cache_dir: CacheDir = Path("cache"),
+) -> Report:
+    """Train a small head on cached features, in seconds.
+
+    Options left out take the head's own defaults.
+    """
+    given = {"input": input, "C": C, "n_neighbors": n_neighbors, "hidden": hidden, "dropout": dropout}
+    given |= {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "patience": patience}
+    params = {name: value for name, value in given.items() if value is not None}
+    from featx.cache import CacheFolder
+    from featx.classifier import fit
+
+    if features is None:
+        features = CacheFolder(cache_dir).newest()
+        note(f"using {features}, the newest feature file")
+    classifier = fit(features, head, validation=validation, random_state=seed, progress=progress, **params)
+    folder = classifier.save(out or Path("models") / f"{features.stem}-{head}")
+    report = classifier.report
+    return Report(
+        {"model": str(folder), **report},
+        f"{head}: {_percent(report['validation_accuracy'])} on {report['validation_rows']} validation rows, "
+        f"{_percent(report['train_accuracy'])} on {report['train_rows']} training rows, {report['seconds']:.1f} s\n"
+        f"{folder}",
+    )
+
+
+@command(app, "featx evaluate models/photos-logreg --split test")
+def evaluate(
+    model: Model,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FEATURES|DATASET]", help="What to measure on. Default: what it was fitted on."),
+    ] = None,
+    split: Annotated[
+        Literal["test", "validation", "train"] | None,
+        typer.Option(help="Default: test rows, else rows that were not trained on."),
+    ] = None,
+    weights: Weights = None,
+    cache_dir: CacheDir = Path("cache"),
+) -> Report:
+    """Measure a classifier: accuracy with its 95 % interval, log loss, confusion matrix, and each class."""
+    from featx.classifier import Classifier
+
+    classifier = Classifier.load(model, weights)
+    features = classifier.features(source, cache_dir=cache_dir, progress=progress)
+    found = classifier.evaluate(features, split)
+    names = found.class_names
+    classes = columns(
+        [
+            [n, *(v for m, v in found.per_class[n].items() if m != "support"), int(found.per_class[n]["support"])]
+            for n in names
+        ],
+        ["class", "precision", "recall", "f1", "support"],
+    )
+    matrix = columns(
+        [[n, *row] for n, row in zip(names, found.confusion_matrix, strict=True)], ["true \\ predicted", *names]
+    )
+    low, high = found.ci95
+    return Report(
+        asdict(found),
+        f"accuracy {_percent(found.accuracy)} (95 % interval {_percent(low)} to {_percent(high)}) on {found.rows} "
+        f"{found.split} rows, log loss {found.log_loss:.4f}\n\n{classes}\n\n{matrix}",
+    )
+
+
+@command(app, "featx predict models/photos-logreg new/ --top 3 --csv new.csv")
+def predict(
+    model: Model,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to print for each picture.")] = 1,
+    csv: Annotated[Path | None, typer.Option(help="Also write all probabilities to this file.")] = None,
+    batch_size: BatchSize = 32,
+    weights: Weights = None,
+) -> Report:
+    """Predict new pictures, by the spec that was saved with the classifier."""
+    from featx.classifier import Classifier
+    from featx.errors import DatasetError
+
+    predictions, bad = Classifier.load(model, weights).predict(paths, batch_size=batch_size, progress=progress)
+    for path, reason in bad:
+        note(f"quarantined: {path!r}: {reason}")
+    if not predictions:
+        raise DatasetError(f"none of {len(bad)} pictures could be read; the first, {bad[0][0]!r}: {bad[0][1]}")
+    if csv:
+        _write_csv(csv, predictions)
+    lines = []
+    for prediction in predictions:
+        best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top]
+        lines.append("\t".join([_one_line(prediction.path), *(f"{name}\t{p:.4f}" for name, p in best)]))
+    quarantined = [{"path": path, "reason": reason} for path, reason in bad]
+    return Report({"predictions": [asdict(p) for p in predictions], "quarantined": quarantined}, "\n".join(lines))
+
+
+@command(app, "featx doctor models/photos-logreg --rows 100")
+def doctor(
+    model: Model,
+    source: Annotated[
+        Path | None, typer.Argument(metavar="[FEATURES|DATASET]", help="Default: what it was fitted on.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many pictures to compare.")] = 32,
+    weights: Weights = None,
+    cache_dir: CacheDir = Path("cache"),
+) -> Report:
+    """Prove on your own pictures that predicting from files gives what was measured on the cache."""
+    from featx.classifier import Classifier
+
+    classifier = Classifier.load(model, weights)
+    features = classifier.features(source, cache_dir=cache_dir, progress=progress)
+    found = classifier.doctor(features, rows)
+    verdict = "agree" if found["ok"] else "DISAGREE: do not trust this classifier; extract and fit again"
+    skipped = f"; {len(found['skipped'])} pictures were not as they were" if found["skipped"] else ""
+    return Report(
+        found,
+        f"cached and live probabilities {verdict}: they differ by at most {found['max_abs_difference']:.2g} on "
+        f"{found['rows']} pictures{skipped}",
+        failed=not found["ok"],
+    )
+
+
+@command(app, "featx backbones vgg16")
+def backbones(
+    name: Annotated[str | None, typer.Argument(help="List this network's layers; a .keras file works too.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the input, for the layers' shapes.")] = None,
+) -> Report:
+    """List the networks, or one network's layers and where it can be cut."""
+    from featx.backbones import BACKBONES, list_layers
+
+    if name is None:
+        rows = [
+            {"name": b.name, "parameters": b.parameters, "size": b.size, "smallest_size": b.min_size}
+            | {"feature_shape": b.shape, "preprocessing": b.preprocess, "layer": b.layer}
+            for b in BACKBONES.values()
+        ]
+        table = [
+            [*list(row.values())[:4], _shape(row["feature_shape"]), row["preprocessing"], row["layer"]] for row in rows
+        ]
+        header = ["name", "parameters", "size", "smallest", "features", "preprocessing", "default cut"]
+        return Report({"backbones": rows}, columns(table, header))
+    progress(f"building {name}", 0, 0)
+    layers = list_layers(name, size)
+    header = ["index", "name", "type", "output", "parameters", "cut", "tail"]
+    shown = [[r.index, r.name, r.type, _shape(r.output_shape), r.parameters, r.cut, r.tail] for r in layers]
+    return Report({"name": name, "layers": [asdict(r) for r in layers]}, columns(shown, header))
+
+
+@command(app, "featx demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write everything to.")] = Path("featx-demo"),
+    weights: Annotated[str | None, typer.Option(help="VGG16 weights. Default: ImageNet's, else random.")] = None,
+    seed: Seed = 0,
+) -> Report:
+    """Handwritten digits, VGG16 and three heads, in a minute or two and without a network."""
+    from featx.demo import run
+
+    steps, last = [], {}
+    for step in run(out, weights=weights, random_state=seed, progress=progress):
+        note(step.pop("text"))
+        steps.append(step)
+        last = step
+    rows = [[h["head"], h["test_accuracy"], h["seconds"]] for h in last["heads"]]
+    written = "\n".join(f"{what:9} {path}" for what, path in last["written"].items())
+    return Report({"steps": steps[:-1], **last}, f"{columns(rows, ['head', 'test accuracy', 'seconds'])}\n\n{written}")
+
+
+def _write_csv(path: Path, predictions: list[Any]) -> None:
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "probability", *predictions[0].probabilities])
+        for p in predictions:
+            writer.writerow([p.path, p.label, f"{p.probability:.6f}", *(f"{v:.6f}" for v in p.probabilities.values())])
+
+
+def _percent(share: float | None) -> str:
+    return "nothing" if share is None else f"{100 * share:.1f} %"
+
+
+def _shape(shape: Any) -> str:
+    return " x ".join("?" if n is None else str(n) for n in shape)
+
+
+def _one_line(path: str) -> str:
+    return path.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") if set(path) & {"\n", "\t"} else path

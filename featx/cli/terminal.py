@@ -1,0 +1,232 @@
+"""What every command shares: --json, --quiet and --debug, progress on stderr, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from featx.errors import FeatxError
+
+SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal, progress comes as lines
+
+
+@dataclass
+class Report:
+    """What a command found: ``fields`` for --json, ``text`` for a person; ``failed`` makes the exit code 1."""
+
+    fields: dict[str, Any]
+    text: str
+    failed: bool = False
+
+
+Command = Callable[..., "Report"]
+
+
+def command(app: typer.Typer, example: str, options: Callable[..., Any] | None = None) -> Callable[[Command], Command]:
+    """Register a function that returns a :class:`Report` as a command.
+
+    Args:
+        app: where.
+        example: shown at the end of its help.
+        options: a function whose parameters become options too, and whose result the command gets as ``settings``.
+    """
+
+    def register(function: Command) -> Command:
+        own = _parameters(function)
+        more = _parameters(options) if options else []
+        shared = _parameters(_shared_options)
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            flags = {p.name: given.pop(p.name) for p in shared}
+            settings = {p.name: given.pop(p.name) for p in more}
+
+            def work() -> Report:
+                return function(**given, settings=options(**settings)) if options else function(**given)
+
+            raise typer.Exit(_run(work, **flags))
+
+        parameters = [p for p in own if p.name != "settings"] + more + shared
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(epilog=f"Example: {example}")(run)
+        return function
+
+    return register
+
+
+def _shared_options(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="The whole traceback of an error.")] = False,
+) -> None: ...
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in inspect.signature(function).parameters.values()
+    ]
+
+
+def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool) -> int:
+    """Run a command and turn whatever comes of it into output and an exit code."""
+    _TERMINAL.begin(quiet)
+    try:
+        report = function()
+        _TERMINAL.end()
+        print_out(json.dumps(report.fields, ensure_ascii=False, default=str) if as_json else report.text)
+        return 1 if report.failed else 0
+    except KeyboardInterrupt as interrupt:
+        return _fail("interrupted", str(interrupt) or "nothing was left half-written", 130, as_json, debug)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except FeatxError as error:
+        return _fail("error", str(error), 1, as_json, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail("error", where + (error.strerror or str(error)).lower(), 1, as_json, debug)
+    except Exception as error:  # a bug: said in one line too, with the way to its traceback
+        hint = "" if debug else "; --debug shows where"
+        return _fail("unexpected error", f"{type(error).__name__}: {error}{hint}", 1, as_json, debug)
+
+
+def _fail(kind: str, message: str, code: int, as_json: bool, debug: bool) -> int:
+    _TERMINAL.end()
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"{kind}: {' '.join(message.split())}\n")
+    if as_json:
+        print_out(json.dumps({"error": message}))
+    return code
+
+
+def print_out(text: str) -> None:
+    """Write results to stdout; characters that the terminal cannot show are escaped."""
+    if text:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
+
+
+def columns(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Rows as aligned text under a header; numbers to the right."""
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    lines = (
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    )
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def progress(stage: str, done: int, total: int) -> None:
+    """Show on stderr what is going on: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+    _TERMINAL.progress(stage, done, total)
+
+
+def note(message: str) -> None:
+    """Say something on stderr that is not a result."""
+    _TERMINAL.note(message)
+
+
+class _Terminal(logging.Handler):
+    """The stderr side: progress, and the library's warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._quiet = False
+        self._bar: Any = None
+        self._task: Any = None
+        self._stage = ""
+        self._started = self._said = 0.0
+
+    def begin(self, quiet: bool) -> None:
+        self._quiet, self._bar, self._stage = quiet, None, ""
+        logger = logging.getLogger("featx")
+        logger.addHandler(self)
+        logger.propagate = False
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        logger = logging.getLogger("featx")
+        logger.removeHandler(self)
+        logger.propagate = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.note(f"warning: {record.getMessage()}")
+
+    def note(self, message: str) -> None:
+        if not self._quiet:
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if self._quiet:
+            return
+        if stage != self._stage:
+            self._stage, self._started, self._said = stage, time.monotonic(), 0.0
+            if sys.stderr.isatty():
+                self._new_bar(stage, total)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total or None)
+        elif total and (done == total or time.monotonic() - self._said > SECONDS_BETWEEN_LINES):
+            self._said = time.monotonic()
+            seconds = max(self._said - self._started, 1e-9)
+            left = (total - done) * seconds / max(done, 1)
+            self.note(f"{stage}: {done}/{total}, {done / seconds:.1f}/s, {left:.0f} s left")
+
+    def _new_bar(self, stage: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        if self._bar is not None:
+            self._bar.stop()
+        shown = [SpinnerColumn(), TextColumn("{task.description}")]
+        shown += [BarColumn(), MofNCompleteColumn(), _rate_column(), TimeRemainingColumn()] if total else []
+        self._bar = Progress(*shown, console=Console(stderr=True), transient=not total)
+        self._bar.start()
+        self._task = self._bar.add_task(stage, total=total or None)
+
+
+def _rate_column() -> Any:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+    return Rate()
+
+
+_TERMINAL = _Terminal()

@@ -1,0 +1,86 @@
+"""The house: arrows between rooms, what an import costs, what is public, what the README says."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import featx
+
+PACKAGE = Path(featx.__file__).parent
+# Each room and the rooms it may import; errors and _keras everyone may.
+ARROWS = {
+    "errors": set(),
+    "_keras": set(),
+    "images": set(),
+    "backbones": set(),
+    "cache": set(),
+    "splits": set(),
+    "heads": set(),
+    "recipe": {"images", "backbones"},
+    "extraction": {"images", "cache", "recipe"},
+    "transformer": {"images", "recipe"},
+    "classifier": {"images", "backbones", "cache", "recipe", "extraction", "heads", "splits"},
+    "demo": {"cache", "classifier", "extraction"},
+}
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_arrows_point_one_way(room: str) -> None:
+    files = sorted((PACKAGE / room).rglob("*.py")) or [PACKAGE / f"{room}.py"]
+    names = {name for file in files for name in _imports(file)}
+    rooms = {name.split(".")[1] for name in names if name.startswith("featx.")}
+    assert rooms - {room, "errors", "_keras"} <= ARROWS[room]
+    assert not any(name.split(".")[0] == "tensorflow" for name in names)
+    assert room == "cache" or not any(name.split(".")[0] == "h5py" for name in names)
+
+
+def test_every_room_has_arrows() -> None:
+    rooms = {p.stem for p in PACKAGE.iterdir() if (p.suffix == ".py" or p.is_dir()) and not p.name.startswith("__")}
+    assert rooms - {"cli", "py"} == set(ARROWS)
+
+
+@pytest.mark.parametrize("what", ["import featx", "import sys; sys.argv = ['featx', '--help']; import featx.cli"])
+def test_importing_is_light(what: str) -> None:
+    code = f"{what}; import sys; print([m for m in ('tensorflow', 'keras', 'sklearn', 'jax') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names() -> None:
+    assert sorted(featx.__all__) == [
+        "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
+        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "__version__", "build_trunk", "extract", "fit",
+        "list_dataset", "list_layers", "load_features", "make_head",
+    ]  # fmt: skip
+    assert all(getattr(featx, name) is not None for name in featx.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        featx.nope  # noqa: B018
+
+
+def test_readme_names_every_command_and_head() -> None:
+    from featx.cli import app
+    from featx.heads import HEADS
+
+    readme = (PACKAGE.parent / "README.md").read_text()
+    commands = {c.callback.__name__ for c in app.registered_commands if c.callback}
+    assert commands == {"extract", "fit", "evaluate", "predict", "doctor", "backbones", "demo"}
+    for name in commands:
+        assert re.search(rf"featx {name}\b", readme), name
+    for head in HEADS:
+        assert f"| `{head}` |" in readme
