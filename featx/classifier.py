@@ -314,19 +314,14 @@ class Classifier:
             raise ModelError(f"{folder} exists and is not a classifier; give another --out")
         unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
+            _remove(unfinished)  # left by a killed process that had our number
             unfinished.mkdir(parents=True)
             self._write(unfinished)
-            if folder.exists():
-                old = unfinished.with_suffix(".old")
-                os.replace(folder, old)
-                os.replace(unfinished, folder)
-                shutil.rmtree(old)
-            else:
-                os.replace(unfinished, folder)
+            _put_in_place(unfinished, folder)
         except OSError as error:
             raise ModelError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            _remove(unfinished)
         return folder
 
     def _write(self, folder: Path) -> None:
@@ -348,7 +343,8 @@ class Classifier:
             "report": self.report,
             "arrays": content_id((folder / "arrays.npz").read_bytes()),
         }
-        (folder / "classifier.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(about, indent=1, ensure_ascii=False, default=lambda number: number.item())  # NumPy's numbers
+        (folder / "classifier.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, weights: str | None = None) -> Classifier:
@@ -507,6 +503,25 @@ def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, f
 
 def _head_name(head: Head) -> str:
     return next((name for name, kind in HEADS.items() if type(head) is kind), type(head).__name__)
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename a folder over another one, which comes back if that fails."""
+    old = unfinished.with_name(f"{unfinished.name}.old")
+    _remove(old)
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(unfinished, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse_strangers(folder: Path) -> None:

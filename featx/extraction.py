@@ -244,6 +244,8 @@ class _Run:
             return None
         if any(path in self.ids for path, content in features.unread() if not content):
             return None  # a file that could not be read then can be now
+        if (features.root, features.recipe) != (self.root, asdict(self.recipe)):
+            return None  # pictures or weights have moved: the file has to say where they are now
         damaged = features.damaged_rows(VERIFY_BYTES)
         if damaged:
             logger.warning("%s: %d rows are damaged and will be computed again", self.file, len(damaged))

@@ -43,7 +43,7 @@ class Recipe:
         preprocess: ``auto`` (the backbone's own), ``rescale`` (x/255), ``caffe``, ``tf``, ``torch`` or ``none``.
         dtype: ``float16`` or ``float32``, as which features are stored.
         max_pixels: pictures with more pixels are quarantined, unless the cache has their features already.
-        random_state: seed of ``random`` weights.
+        random_state: seed of ``random`` weights; 0 for any others.
     """
 
     backbone: str = "vgg16"
@@ -67,6 +67,8 @@ class Recipe:
         object.__setattr__(self, "backbone", canonical_name(self.backbone))
         for name in self._files():  # so that a recipe means the same from any working directory
             object.__setattr__(self, name, os.path.abspath(getattr(self, name)))
+        if self.weights != "random":
+            object.__setattr__(self, "random_state", 0)
         resolve_size(self.backbone, self.size)
 
     def trunk(self) -> Trunk:

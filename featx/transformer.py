@@ -75,8 +75,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         recipe = self._recipe()
         trunk = recipe.trunk()
-        if isinstance(X, np.ndarray) and X.dtype == np.uint8 and (X.ndim != 4 or X.shape[-1] != 3):
-            raise ValueError(f"Pictures must be uint8 (n, h, w, 3). Got {X.shape} instead.")
+        if isinstance(X, np.ndarray) and X.dtype.kind not in "OU":  # else it holds paths
+            if X.dtype != np.uint8 or X.ndim != 4 or X.shape[-1] != 3:
+                raise ValueError(f"Pictures must be uint8 (n, h, w, 3). Got {X.dtype} {X.shape} instead.")
         pictures: list[Any] = list(X)
         keys = [_content(picture) for picture in pictures]
         remembered = _MEMORY.setdefault((*recipe.trunk_key(), repr(recipe)), {})
@@ -94,7 +95,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             for numbers, features in run_trunk(missing, load, trunk, self.batch_size, failures):
                 stored = as_stored(features, recipe.dtype, [_name(pictures[n], n) for n in numbers])
                 remembered.update(zip((keys[n] for n in numbers), stored, strict=True))
-        for number, reason in failures.items():
+        for number, reason in sorted(failures.items()):
             raise PictureError(f"{pictures[number]}: {reason}")
         found = [remembered[key] for key in keys]
         return np.array(found, np.float32).reshape(len(pictures), *trunk.feature_shape)

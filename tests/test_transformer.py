@@ -192,7 +192,7 @@ def test_a_picture_above_the_limit_is_named(extractor: FeatureExtractor, paths: 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (4, 32, 32), (4, 32, 32, 1), (4, 32, 32, 4), (4, 3, 32, 32)])
 def test_arrays_of_another_shape_are_refused(extractor: FeatureExtractor, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"Pictures must be uint8 \(n, h, w, 3\). Got \(" + str(shape)[1:-1]):
+    with pytest.raises(ValueError, match=r"Pictures must be uint8 \(n, h, w, 3\). Got uint8 \(" + str(shape)[1:-1]):
         extractor.transform(np.zeros(shape, np.uint8))
 
 

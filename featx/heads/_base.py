@@ -54,19 +54,33 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def get_state(self) -> dict[str, NDArray[Any]]:
         """Everything learned, as arrays from which :meth:`set_state` makes the same head again."""
         check_is_fitted(self)
-        shape = np.array(self.feature_shape_, np.int64)
-        return {"feature_shape": shape, **{name: np.asarray(getattr(self, name)) for name in self._learned}}
+        about = {"feature_shape": np.array(self.feature_shape_, np.int64), "n_classes": np.array(len(self.classes_))}
+        return about | self._learned_arrays()
 
     def set_state(self, state: dict[str, NDArray[Any]], classes: NDArray[Any]) -> Self:
-        """Become the head whose :meth:`get_state` gave ``state``."""
+        """Become the head whose :meth:`get_state` gave ``state``, with ``classes`` as its labels.
+
+        Raises:
+            ValueError: another number of classes.
+        """
+        if len(classes) != state["n_classes"]:
+            raise ValueError(
+                f"classes must be the {state['n_classes']} that the head knows. Got {len(classes)} instead."
+            )
         self.classes_ = classes
         self.feature_shape_ = tuple(int(n) for n in state["feature_shape"])
         self.n_features_in_ = _width(self.feature_shape_, self.input)
-        for name in self._learned:
-            setattr(self, name, state[name])
+        self._restore(state)
         return self
 
     _learned: tuple[str, ...] = ()  # names of the attributes that hold the learned arrays
+
+    def _learned_arrays(self) -> dict[str, NDArray[Any]]:
+        return {name: np.asarray(getattr(self, name)) for name in self._learned}
+
+    def _restore(self, state: dict[str, NDArray[Any]]) -> None:
+        for name in self._learned:
+            setattr(self, name, state[name])
 
     input: str
     classes_: NDArray[Any]

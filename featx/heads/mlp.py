@@ -28,6 +28,7 @@ class _KerasHead(Head):
     """
 
     uses_validation = True
+    _learned = ("mean_", "scale_")
 
     def __init__(
         self,
@@ -103,22 +104,14 @@ class _KerasHead(Head):
             probabilities[start : start + len(rows)] = np.asarray(self.model_.predict_on_batch(block))[: len(rows)]
         return probabilities
 
-    def get_state(self) -> dict[str, NDArray[Any]]:
-        """Standardisation and weights as arrays."""
-        check_is_fitted(self)
+    def _learned_arrays(self) -> dict[str, NDArray[Any]]:
         weights = {f"weights_{i:02}": value for i, value in enumerate(self.model_.get_weights())}
-        shape = np.array(self.feature_shape_, np.int64)
-        return {"feature_shape": shape, "mean_": self.mean_, "scale_": self.scale_, **weights}
+        return super()._learned_arrays() | weights
 
-    def set_state(self, state: dict[str, NDArray[Any]], classes: NDArray[Any]) -> Self:
-        """Build the network again and give it its weights."""
-        self.classes_ = classes
-        self.feature_shape_ = tuple(int(n) for n in state["feature_shape"])
-        self.n_features_in_ = int(np.prod(self.feature_shape_))
-        self.mean_, self.scale_ = state["mean_"], state["scale_"]
+    def _restore(self, state: dict[str, NDArray[Any]]) -> None:
+        super()._restore(state)
         self.model_ = self._model(np.random.SeedSequence(0))
         self.model_.set_weights([state[name] for name in sorted(state) if name.startswith("weights_")])
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling and copying: arrays in place of the Keras model."""
