@@ -17,8 +17,8 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -562,10 +562,10 @@ class CacheFolder:
 
     def write_memo(self, name: str, memo: dict[str, Any]) -> None:
         """Replace a JSON object kept beside the features."""
+        unfinished = self.folder / f".{name}.{secrets.token_hex(8)}"  # threads may write at once
         with _writing(self.folder):
-            with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=f".{name}.", delete=False) as unfinished:
-                json.dump(memo, unfinished, indent=1)
-            os.replace(unfinished.name, self.folder / name)
+            unfinished.write_text(json.dumps(memo, indent=1))
+            os.replace(unfinished, self.folder / name)
 
     def require_room(self, nbytes: int) -> None:
         """Raise :class:`CacheError` if the disk has less than ``nbytes`` free: better now than after hours."""

@@ -36,20 +36,10 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
-# What could carry code, and has no business in a model folder
-HOSTILE_SUFFIXES = {
-    ".pkl",
-    ".pickle",
-    ".joblib",
-    ".dill",
-    ".cloudpickle",
-    ".keras",
-    ".py",
-    ".pyc",
-    ".so",
-    ".pt",
-    ".pth",
-}
+OWN_FILES = {"classifier.json", "arrays.npz", "history.csv"}
+# What else may lie in a model folder: notes and pictures. Anything other could carry code.
+HARMLESS_SUFFIXES = {".csv", ".json", ".txt", ".md", ".html", ".png", ".jpg", ".jpeg", ".svg", ".pdf"}
+LITTER = {".ds_store", "thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +127,8 @@ class Classifier:
         trunk = self.trunk()
         failures: dict[str, PictureError] = {}
         found: dict[str, NDArray[Any]] = {}
+        if progress:
+            progress("predicting", 0, len(files))
         with quiet_pillow(self.recipe.max_pixels):
             load = self._loader(trunk)
             for names, features in run_trunk(files, load, trunk, batch_size, failures):
@@ -526,7 +518,8 @@ def _remove(folder: Path) -> None:
 
 def _refuse_strangers(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in HOSTILE_SUFFIXES:
+        known = path.name in OWN_FILES or path.name.lower() in LITTER or path.suffix.lower() in HARMLESS_SUFFIXES
+        if not known and not path.is_dir():
             raise ModelError(
                 f"{folder} was refused: {path.relative_to(folder)} could carry code, and a classifier is JSON and "
                 "arrays only. Remove it if you know how it came there, or fit again"

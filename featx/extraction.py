@@ -202,6 +202,8 @@ class _Run:
             else:
                 unknown.append(picture.path)
         hashed = in_threads(unknown, lambda path: content_id(read_file(self.listing.root / path)))
+        if unknown:
+            self.progress("looking through the pictures", 0, len(unknown))
         for done, (path, content_or_error) in enumerate(hashed, 1):
             if isinstance(content_or_error, PictureError):
                 bad[path] = str(content_or_error)
@@ -284,6 +286,7 @@ class _Run:
         failures: dict[str, PictureError] = {}
         blocks = _BlockWriter(self.store.partial(self.file), self.spec)
         load = functools.partial(_load_listed, self.listing.root, self.ids, trunk.size, self.recipe)
+        self.progress("extracting", 0, len(missing))
         try:
             with quiet_pillow(self.recipe.max_pixels), blocks:
                 for paths, features in run_trunk([p.path for p in missing], load, trunk, self.batch_size, failures):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,3 +83,33 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
     model.save(path)
     return str(path)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one number a call of a trunk: pictures in the batch. With ``batch_size=1`` its length is pictures."""
+    from featx.backbones import Trunk
+
+    calls: list[int] = []
+    real = Trunk.__call__
+
+    def call(self: Trunk, images: Any) -> Any:
+        calls.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(Trunk, "__call__", call)
+    return calls
+
+
+@contextmanager
+def disk_of(size: str, folder: Path) -> Iterator[Path]:
+    """A disk of its own, of ``size`` such as ``256k``."""
+    folder.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True, capture_output=True)

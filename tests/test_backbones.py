@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import picture
 
 from featx._keras import load_keras
 from featx.backbones import (
@@ -38,7 +39,6 @@ from featx.backbones import (
     resolve_size,
 )
 from featx.errors import BackboneError, FeatxError, WeightsError
-from tests.conftest import picture
 
 SMALL = {  # networks built in the fast run, and the size at which
     "mobilenet": 64,

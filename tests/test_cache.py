@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import disk_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,14 +102,8 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a small disk can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True, capture_output=True)
+    with disk_of("256k", tmp_path / "disk") as folder:
+        yield folder
 
 
 # ----------------------------------------------------------------------------------------------------------- round trip

@@ -807,7 +807,18 @@ def _evil_model(path: Path, ran: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["head.pkl", "HEAD.PKL", "deep/down/head.joblib", "sitecustomize.py", "x.so", "m.keras"]
+    "name",
+    [
+        "head.pkl",
+        "HEAD.PKL",
+        "deep/down/head.joblib",
+        "sitecustomize.py",
+        "x.so",
+        "m.keras",
+        "old.h5",
+        "more.npz",
+        "head",
+    ],
 )
 def test_a_file_that_could_carry_code_is_refused(saved: Path, tmp_path: Path, name: str) -> None:
     file = saved / name
@@ -816,6 +827,14 @@ def test_a_file_that_could_carry_code_is_refused(saved: Path, tmp_path: Path, na
     with pytest.raises(ModelError, match=f"was refused: {name} could carry code"):
         Classifier.load(saved)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html", "plots/confusion.png", ".DS_Store", "Thumbs.db"])
+def test_notes_and_pictures_may_lie_in_the_folder(saved: Path, name: str) -> None:
+    file = saved / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"anything")
+    assert Classifier.load(saved).report["head"] == "ridge"
 
 
 def test_a_keras_file_in_the_folder_is_refused(saved: Path, tmp_path: Path) -> None:

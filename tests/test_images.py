@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -38,7 +39,6 @@ from featx.images import (
     read_file,
     resize,
 )
-from tests.conftest import picture
 
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 

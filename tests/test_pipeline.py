@@ -26,20 +26,6 @@ ROOT = Path(featx.__file__).parents[1]
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows by one for each call of a trunk; with batch_size=1, for each picture."""
-    calls: list[int] = []
-    real = Trunk.__call__
-
-    def call(self: Trunk, images: Any) -> Any:
-        calls.append(len(images))
-        return real(self, images)
-
-    monkeypatch.setattr(Trunk, "__call__", call)
-    return calls
-
-
-@pytest.fixture
 def extract(tmp_path: Path, tiny_backbone: str) -> Callable[..., featx.Extraction]:
     def run(dataset: Path, **options: Any) -> featx.Extraction:
         settings = {

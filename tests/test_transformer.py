@@ -17,7 +17,6 @@ from sklearn.pipeline import make_pipeline
 
 import featx
 from featx import FeatureExtractor, transformer
-from featx.backbones import Trunk
 from featx.errors import BackboneError, PictureError
 
 
@@ -29,20 +28,6 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def extractor(tiny_backbone: str) -> FeatureExtractor:
     return FeatureExtractor(tiny_backbone, preprocess="rescale", batch_size=4)
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one for each call of a trunk; with batch_size=1, for each picture."""
-    calls: list[int] = []
-    real = Trunk.__call__
-
-    def call(self: Trunk, images: Any) -> Any:
-        calls.append(len(images))
-        return real(self, images)
-
-    monkeypatch.setattr(Trunk, "__call__", call)
-    return calls
 
 
 @pytest.fixture
@@ -60,14 +45,14 @@ def _arrays(paths: list[str]) -> np.ndarray:
 
 
 def test_paths_and_arrays_give_equal_features(
-    extractor: FeatureExtractor, paths: list[str], computed: list[int], monkeypatch: pytest.MonkeyPatch
+    extractor: FeatureExtractor, paths: list[str], counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_paths = extractor.fit_transform(paths)
     monkeypatch.setattr(transformer, "_MEMORY", {})
     from_arrays = extractor.transform(_arrays(paths))
     assert from_paths.shape == (18, 8)
     assert from_paths.dtype == np.float32
-    assert len(computed) == 10  # 5 batches of 4, twice: nothing was remembered between
+    assert len(counted) == 10  # 5 batches of 4, twice: nothing was remembered between
     np.testing.assert_array_equal(from_paths, from_arrays)
     np.testing.assert_allclose(extractor.transform(list(_arrays(paths))), from_arrays)
     np.testing.assert_allclose(extractor.transform([Path(path) for path in paths]), from_arrays)
@@ -100,32 +85,32 @@ def test_it_agrees_with_an_extraction(
 
 
 def test_each_picture_is_computed_once_in_a_grid_search(
-    extractor: FeatureExtractor, paths: list[str], computed: list[int]
+    extractor: FeatureExtractor, paths: list[str], counted: list[int]
 ) -> None:
     pipeline = make_pipeline(extractor.set_params(batch_size=1), featx.LogisticHead())
     search = GridSearchCV(pipeline, {"logistichead__C": [1e-3, 1e-1, 10]}, cv=3).fit(paths, _names(paths))
-    assert len(computed) == len(paths) == 18
+    assert len(counted) == len(paths) == 18
     assert search.best_estimator_.predict(paths).shape == (18,)
     assert search.best_score_ > 0.5
-    assert len(computed) == 18
+    assert len(counted) == 18
     cross_val_score(pipeline, paths, _names(paths), cv=2)
-    assert len(computed) == 18
+    assert len(counted) == 18
 
 
 def test_a_grid_over_the_extractors_own_settings(
-    extractor: FeatureExtractor, paths: list[str], computed: list[int]
+    extractor: FeatureExtractor, paths: list[str], counted: list[int]
 ) -> None:
     """Other settings are other features: each picture once a setting."""
     pipeline = make_pipeline(extractor.set_params(batch_size=1), featx.RidgeHead())
     grid = {"featureextractor__resize": ["stretch", "pad"], "featureextractor__pooling": ["avg", "max"]}
     GridSearchCV(pipeline, grid, cv=2, refit=False).fit(paths, _names(paths))
-    assert len(computed) == 4 * 18
+    assert len(counted) == 4 * 18
     a, b = (clone(extractor).set_params(resize=how).transform(paths) for how in ("stretch", "pad"))
     assert np.abs(a - b).max() > 1e-3
 
 
 def test_copies_are_computed_once_and_changes_anew(
-    extractor: FeatureExtractor, tmp_path: Path, computed: list[int]
+    extractor: FeatureExtractor, tmp_path: Path, counted: list[int]
 ) -> None:
     """A picture is known by its content, not by its name."""
     a, b = tmp_path / "a.png", tmp_path / "b.png"
@@ -133,11 +118,11 @@ def test_copies_are_computed_once_and_changes_anew(
     picture(0, 1).save(b)
     extractor.set_params(batch_size=1)
     first = extractor.transform([a, b, a])
-    assert len(computed) == 1
+    assert len(counted) == 1
     np.testing.assert_array_equal(first[0], first[1])
     picture(1, 2).save(a)
     again = extractor.transform([a, b])
-    assert len(computed) == 2
+    assert len(counted) == 2
     assert np.abs(again[0] - first[0]).max() > 1e-3
     np.testing.assert_array_equal(again[1], first[1])
 

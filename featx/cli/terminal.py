@@ -159,6 +159,7 @@ class _Terminal(logging.Handler):
         self._bar: Any = None
         self._task: Any = None
         self._stage = ""
+        self._first = 0  # how much was done when the stage began: that was no work of it
         self._started = self._said = 0.0
 
     def begin(self, quiet: bool) -> None:
@@ -187,16 +188,16 @@ class _Terminal(logging.Handler):
         if self._quiet:
             return
         if stage != self._stage:
-            self._stage, self._started, self._said = stage, time.monotonic(), 0.0
+            self._stage, self._first, self._started, self._said = stage, done, time.monotonic(), time.monotonic()
             if sys.stderr.isatty():
                 self._new_bar(stage, total)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total or None)
         elif total and (done == total or time.monotonic() - self._said > SECONDS_BETWEEN_LINES):
             self._said = time.monotonic()
-            seconds = max(self._said - self._started, 1e-9)
-            left = (total - done) * seconds / max(done, 1)
-            self.note(f"{stage}: {done}/{total}, {done / seconds:.1f}/s, {left:.0f} s left")
+            rate = (done - self._first) / max(self._said - self._started, 1e-9)
+            left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate else ""
+            self.note(f"{stage}: {done}/{total}{left}")
 
     def _new_bar(self, stage: str, total: int) -> None:
         from rich.console import Console

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import disk_of, picture
 from PIL import Image
 
 import featx
@@ -45,20 +45,6 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one number a call of a trunk: pictures in the batch. With ``batch_size=1`` its length is pictures."""
-    calls: list[int] = []
-    real = Trunk.__call__
-
-    def call(self: Trunk, images: Any) -> Any:
-        calls.append(len(images))
-        return real(self, images)
-
-    monkeypatch.setattr(Trunk, "__call__", call)
-    return calls
-
-
-@pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this instant count as settled, so that a second run need not read them."""
     monkeypatch.setattr(extraction, "RACY_NS", 0)
@@ -67,14 +53,8 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a small disk can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True, capture_output=True)
+    with disk_of("1m", tmp_path / "disk") as folder:
+        yield folder
 
 
 def on_call(monkeypatch: pytest.MonkeyPatch, number: int, what: Callable[[], Any]) -> None:
@@ -1177,7 +1157,7 @@ def test_progress_counts_up_to_the_end(make_dataset: Make, run: Run) -> None:
     for stage in ("looking through the pictures", "extracting"):
         counts = [done for name, done, _ in seen if name == stage]
         assert counts == sorted(counts) and {total for name, _, total in seen if name == stage} == {17}
-        assert counts[0] > 0 and counts[-1] == 17
+        assert counts[0] == 0 and counts[-1] == 17
     seen.clear()
     run(root, progress=lambda stage, done, total: seen.append((stage, done, total)))
     assert "extracting" not in {stage for stage, _, _ in seen}
