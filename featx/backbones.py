@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featx._keras import load_keras
-from featx.errors import BackboneError, WeightsError
+from featx.errors import BackboneError, WeightsError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,7 +130,7 @@ class Trunk:
         try:
             frozen = keras.Model(base.inputs, output)
         except ValueError as error:  # a layer inside another model has an output of its own, on another input
-            raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: {_first_line(error)}") from error
+            raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: {one_line(error)}") from error
         self.weights = weights or _hash_weights(frozen)
         pictures = keras.Input((size, size, 3), dtype="uint8")
         x = _preprocess(keras.ops.cast(pictures, "float32"), preprocess)
@@ -322,7 +322,7 @@ def _table_base(backbone: str, size: int | None, preprocess: str, weights: str) 
         try:
             base = _with_imagenet(build, options, row) if weights == "imagenet" else build(**options)
         except ValueError as error:  # such as a width that leaves no channels
-            raise BackboneError(f"{backbone} cannot be built: {_first_line(error)}") from error
+            raise BackboneError(f"{backbone} cannot be built: {one_line(error)}") from error
     return base, row.layer, row.preprocess if preprocess == "auto" else preprocess
 
 
@@ -446,7 +446,7 @@ def _with_imagenet(build: Any, options: dict[str, Any], row: Backbone) -> Any:
     except Exception as error:  # Keras raises a bare Exception when it cannot download, others break half-way
         url = re.search(r"https?://\S+?(?=[:,]?\s|$)", f"{error} {said.text}")
         if url is None:
-            raise WeightsError(f"no ImageNet weights for {_width_name(row, options)}: {_first_line(error)}") from error
+            raise WeightsError(f"no ImageNet weights for {_width_name(row, options)}: {one_line(error)}") from error
         file = Path(url[0]).name
         place = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models" / _SAVED_AS.get(file, file)
         other = "" if _rescales_for_imagenet(row) else "give --weights FILE, or "
@@ -563,7 +563,7 @@ def _copy_weights(base: Any, file: Path) -> None:
                 if hasattr(layer, "finalize_state"):  # Normalization computes with a copy of its weights
                     layer.finalize_state()
             except ValueError as error:
-                raise ValueError(f"layer {name!r}: {_first_line(error)}") from None
+                raise ValueError(f"layer {name!r}: {one_line(error)}") from None
 
 
 def _read_model(file: Path) -> Any:
@@ -576,7 +576,7 @@ def _read_model(file: Path) -> Any:
             warnings.simplefilter("ignore")
             return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # zip, JSON, HDF5 and Keras errors alike
-        raise WeightsError(f"{file} was refused as a model of layers and weights only: {_first_line(error)}") from error
+        raise WeightsError(f"{file} was refused as a model of layers and weights only: {one_line(error)}") from error
 
 
 def _first_unloaded(base: Any) -> str | None:
@@ -596,11 +596,7 @@ def _mismatch(error: Exception) -> str:
     shapes = re.search(r"variable\.shape=(\([^)]*\)), Received: value\.shape=(\([^)]*\))", text)
     if layer and shapes:
         return f"layer {next(filter(None, layer.groups()))!r} has shape {shapes[1]}, in the file {shapes[2]}"
-    return f"layer {next(filter(None, layer.groups()))!r}: {_first_line(error)}" if layer else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+    return f"layer {next(filter(None, layer.groups()))!r}: {one_line(error)}" if layer else one_line(error)
 
 
 def _hash_weights(model: Any) -> str:

@@ -6,27 +6,30 @@ built from its name and parameters, the trunk from the recipe, and both are comp
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import logging
-import math
-import os
-import shutil
+import re
 import time
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from featx.backbones import Trunk
-from featx.cache import Features, Spec, load_features, require_same_spec
+from featx._files import write_whole
+from featx.backbones import Trunk, is_model_file
+from featx.cache import Features, Spec, digest, load_features, require_same_spec
 from featx.errors import CacheError, FeatxError, ModelError, PictureError, TrainingError
-from featx.extraction import extract
-from featx.heads import HEADS, Head, make_head
-from featx.images import content_id, list_files, quiet_pillow, read_file
-from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_picture, run_trunk
+from featx.evaluation import Evaluation, measure
+from featx.extraction import Progress, extract
+from featx.heads import HEADS, Head, as_rows, make_head
+from featx.images import LITTER, content_id, list_files, quiet_pillow
+from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_file, run_trunk
 from featx.splits import Split, split_rows
 
 if TYPE_CHECKING:
@@ -36,45 +39,28 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
-OWN_FILES = {"classifier.json", "arrays.npz", "history.csv"}
-# What else may lie in a model folder: notes and pictures. Anything other could carry code.
+TRAINING_ROWS_MEASURED = 10_000  # at most, evenly spaced: more would cost time and tell nothing
+ABOUT, HISTORY = "classifier.json", "history.csv"
+OWN_FILES = re.compile(r"classifier\.json|history\.csv|arrays-[0-9a-f]{32}\.npz")
+UNFINISHED = re.compile(rf"\.({OWN_FILES.pattern})\.[0-9a-f]+")  # left by a killed process
+# What else may lie in a classifier's folder: notes and pictures. Anything other could carry code.
 HARMLESS_SUFFIXES = {".csv", ".json", ".txt", ".md", ".html", ".png", ".jpg", ".jpeg", ".svg", ".pdf"}
-LITTER = {".ds_store", "thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's prediction; ``probabilities`` by class name."""
+    """One picture's prediction: the most probable class, and ``all_probabilities``, float32 ``(classes,)``."""
 
     path: str
     label: str
     probability: float
-    probabilities: dict[str, float]
+    all_probabilities: NDArray[np.float32] = field(repr=False)
+    class_names: list[str] = field(repr=False)
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a classifier does on labelled rows.
-
-    Attributes:
-        accuracy: share of rows predicted right; ``ci95`` its 95 % interval (Wilson 1927).
-        log_loss: mean of -log(probability of the true class).
-        rows, split: how many and which; ``quarantined`` counts the data set's unreadable pictures.
-        confusion_matrix: rows are true classes, columns predicted ones, in the order of ``class_names``.
-        per_class: precision, recall, f1 and support by class name.
-        seen_in_training: how many of the rows the head was trained on. Anything but 0 flatters.
-    """
-
-    accuracy: float
-    ci95: tuple[float, float]
-    log_loss: float
-    rows: int
-    split: str
-    quarantined: int
-    class_names: list[str]
-    confusion_matrix: list[list[int]]
-    per_class: dict[str, dict[str, float]]
-    seen_in_training: int
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Probability by class name."""
+        return dict(zip(self.class_names, self.all_probabilities.tolist(), strict=True))
 
 
 @dataclass
@@ -88,6 +74,8 @@ class Classifier:
         recipe: how to build the trunk that makes such features.
         report: how it was fitted, and how it did.
         train_ids, validation_ids: content ids of the rows it was trained on, and of those held out to choose.
+        held_out: float32 ``(len(validation_ids), classes)``: probabilities of the held-out rows by a head that had not
+            seen them; empty if that is the head itself, because it was not fitted again on all rows.
     """
 
     head: Head
@@ -97,26 +85,21 @@ class Classifier:
     report: dict[str, Any]
     train_ids: NDArray[Any] = field(repr=False)
     validation_ids: NDArray[Any] = field(repr=False)
+    held_out: NDArray[np.float32] = field(repr=False)
 
     # ------------------------------------------------------------------------------------------------------- using it
 
     def predict_proba(self, features: Features, rows: Any = None) -> NDArray[np.float32]:
         """Probabilities ``(n, classes)`` for rows of a feature file made by this classifier's spec."""
         require_same_spec(features.spec, self.spec, features.path)
-        numbers = np.arange(len(features))[slice(None) if rows is None else rows]
-        probabilities = np.empty((len(numbers), len(self.class_names)), np.float32)
-        done = 0
-        for block, X in features.blocks(numbers):
-            probabilities[done : done + len(block)] = self.head.predict_proba(X)
-            done += len(block)
-        return probabilities
+        return _probabilities(self.head, features, rows)
 
     def predict(
         self,
         paths: Iterable[str | Path],
         *,
         batch_size: int = BATCH_SIZE,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> tuple[list[Prediction], list[tuple[str, str]]]:
         """Predict pictures, given by file or by folder, from their pixels.
 
@@ -126,14 +109,19 @@ class Classifier:
         files = [str(path) for path in list_files(paths)]
         trunk = self.trunk()
         failures: dict[str, PictureError] = {}
-        found: dict[str, NDArray[Any]] = {}
+        found: dict[str, NDArray[np.float32]] = {}
         if progress:
             progress("predicting", 0, len(files))
         with quiet_pillow(self.recipe.max_pixels):
-            load = self._loader(trunk)
+            load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
             for names, features in run_trunk(files, load, trunk, batch_size, failures):
-                probabilities = self.head.predict_proba(self._as_if_cached(features, names))
-                found.update(zip(names, probabilities, strict=True))
+                stored, wrong = as_stored(features, self.recipe.dtype)
+                failures |= {names[row]: PictureError(why) for row, why in wrong.items()}
+                stored[list(wrong)] = 0
+                probabilities = self.head.predict_proba(stored).astype(np.float32)
+                found |= {
+                    name: p for n, (name, p) in enumerate(zip(names, probabilities, strict=True)) if n not in wrong
+                }
                 if progress:
                     progress("predicting", len(found) + len(failures), len(files))
         predictions = [self._prediction(name, found[name]) for name in files if name in found]
@@ -141,6 +129,9 @@ class Classifier:
 
     def evaluate(self, features: Features, split: str | None = None) -> Evaluation:
         """Measure on rows of a feature file: by default its test rows, else the labelled rows not trained on.
+
+        Validation rows are always measured as rows that the head had not seen: if it was fitted again on them too,
+        the probabilities from before are used.
 
         Args:
             features: made by this classifier's spec.
@@ -150,13 +141,21 @@ class Classifier:
             TrainingError: no such rows, or labels that the classifier does not know.
             SpecMismatchError: features made by another spec.
         """
+        require_same_spec(features.spec, self.spec, features.path)
         split, rows = self._rows_of(features, split)
         y = self._known_labels(features, rows)
-        seen = int(np.isin(features.ids[rows], self.train_ids).sum())
+        if split == "validation" and len(self.held_out):
+            order = np.argsort(self.validation_ids)
+            places = order[np.searchsorted(self.validation_ids, features.ids[rows], sorter=order)]
+            probabilities, seen = self.held_out[places], 0
+        else:
+            probabilities = self.predict_proba(features, rows)
+            seen = int(np.isin(features.ids[rows], self.train_ids).sum())
         if seen and split != "train":
             logger.warning("%d of these %d pictures were trained on: the figures flatter", seen, len(rows))
-        probabilities = self.predict_proba(features, rows)
-        return _evaluation(y, probabilities, self.class_names, split, len(features.quarantine), seen)
+        return measure(
+            y, probabilities, self.class_names, split=split, quarantined=len(features.quarantine), seen_in_training=seen
+        )
 
     def doctor(self, features: Features, n_rows: int = 32, *, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
         """Compare probabilities from cached features with those from the pictures' own pixels.
@@ -173,17 +172,20 @@ class Classifier:
         trunk = self.trunk()
         failures: dict[str, PictureError] = {}
         where: dict[str, int] = dict(zip(features.paths[rows].tolist(), rows.tolist(), strict=True))
-        picture_ids: dict[str, str] = {path: str(features.ids[row]) for path, row in where.items()}
-        load = self._loader(trunk, Path(features.root), picture_ids)
-        worst = 0.0
+
+        def load(path: str) -> NDArray[np.uint8]:
+            return load_file(Path(features.root) / path, trunk.size, self.recipe, str(features.ids[where[path]]))
+
+        differences = [0.0]
         with quiet_pillow(self.recipe.max_pixels):
             for names, live in run_trunk(list(where), load, trunk, batch_size, failures):
                 cached = self.predict_proba(features, [where[name] for name in names])
-                fresh = self.head.predict_proba(self._as_if_cached(live, names))
-                worst = max(worst, float(np.abs(cached - fresh).max()))
+                fresh = self.head.predict_proba(as_stored(live, self.recipe.dtype)[0])
+                differences.append(float(np.abs(cached - fresh).max()))
         if len(failures) == len(where):
             path, reason = next(iter(failures.items()))
-            raise CacheError(f"no picture is as it was in {features.root}; the first, {path}: {reason}. Extract again")
+            raise CacheError(f"no picture is as it was in {features.root}; the first, {path}: {reason}")
+        worst = float(np.max(differences))  # not a number if any is
         return {
             "max_abs_difference": worst,
             "ok": worst < TOLERANCE,
@@ -196,7 +198,7 @@ class Classifier:
         source: str | Path | None = None,
         *,
         cache_dir: str | Path = "cache",
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Features:
         """Features of a file, of a data set (extracted if need be), or by default what this was fitted on.
 
@@ -205,6 +207,7 @@ class Classifier:
         """
         source = Path(source or self.report["features"])
         if source.suffix != ".h5":
+            self.trunk()  # before hours go by: is it still the one that the classifier knows?
             made = extract(source, cache_dir=cache_dir, progress=progress, **asdict(self.recipe))
             source = Path(made.features)
         features = load_features(source)
@@ -221,61 +224,39 @@ class Classifier:
         require_same_spec(self.recipe.spec(trunk), self.spec, "the trunk that the classifier's recipe builds")
         return trunk
 
-    def _loader(
-        self, trunk: Trunk, root: Path | None = None, ids: dict[str, str] | None = None
-    ) -> Callable[[str], NDArray[np.uint8]]:
-        def load(path: str) -> NDArray[np.uint8]:
-            data = read_file(root / path if root else path)
-            if ids is not None and content_id(data) != ids[path]:
-                raise PictureError("was changed since it was extracted")
-            return load_picture(data, trunk.size, self.recipe)
-
-        return load
-
-    def _as_if_cached(self, features: NDArray[np.float32], names: list[str]) -> NDArray[np.float32]:
-        """Live features rounded as the file rounds them, so that the head sees what it was trained on."""
-        return as_stored(features, self.recipe.dtype, names).astype(np.float32)
-
-    def _prediction(self, path: str, probabilities: NDArray[Any]) -> Prediction:
+    def _prediction(self, path: str, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(np.argmax(probabilities))
-        by_name = {name: float(p) for name, p in zip(self.class_names, probabilities, strict=True)}
-        return Prediction(path, self.class_names[best], float(probabilities[best]), by_name)
+        return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 
     def _rows_of(self, features: Features, split: str | None) -> tuple[str, NDArray[np.int64]]:
         labelled = features.y >= 0
         marked = {name: np.flatnonzero(labelled & (features.splits == name)) for name in ("test", "validation")}
-        if split is None:
-            if len(marked["test"]):
-                return "test", marked["test"]
-            unseen = np.flatnonzero(labelled & ~np.isin(features.ids, self.train_ids))
-            split, rows = ("validation" if len(unseen) and self._held_out(features, unseen) else "unseen"), unseen
-        elif split == "test":
-            rows = marked["test"]
-        elif split == "validation":
-            held_out = np.flatnonzero(labelled & np.isin(features.ids, self.validation_ids))
-            rows = held_out if len(held_out) else marked["validation"]
-        elif split == "train":
-            rows = np.flatnonzero(labelled & np.isin(features.ids, self.train_ids))
-        else:
+        held_out = np.flatnonzero(labelled & np.isin(features.ids, self.validation_ids))
+        trained_on = np.isin(features.ids, self.train_ids)
+        unseen = np.flatnonzero(labelled & ~trained_on)
+        if split is None and len(marked["test"]):
+            split = "test"
+        elif split is None:
+            split = "unseen" if np.setdiff1d(unseen, held_out).size else "validation"
+        choices = {
+            "test": marked["test"],
+            "validation": held_out if len(held_out) else marked["validation"],
+            "train": np.flatnonzero(labelled & trained_on),
+            "unseen": unseen,
+        }
+        if split not in choices:
             raise TrainingError(f"unknown split {split!r}; expected test, validation or train")
-        if not len(rows):
+        if not len(choices[split]):
             raise TrainingError(self._why_no_rows(features, split))
-        return split, rows
-
-    def _held_out(self, features: Features, rows: NDArray[np.int64]) -> bool:
-        return bool(np.isin(features.ids[rows], self.validation_ids).all())
+        return split, choices[split]
 
     def _why_no_rows(self, features: Features, split: str) -> str:
         if not (features.y >= 0).any():
             return f"{features.path} has no labels to compare with; `featx predict` needs none"
-        if split == "unseen":
-            accuracy = self.report.get("validation_accuracy")
-            measured = f" While fitting, {accuracy:.3f} was measured on held-out rows." if accuracy is not None else ""
-            return (
-                f"every labelled picture of {features.path.name} was trained on, and there is no test split.{measured} "
-                "Evaluate on other pictures (`featx evaluate MODEL DATASET`), or look at --split validation or train"
-            )
-        return f"{features.path.name} has no labelled rows of the {split} split; try another --split"
+        return (
+            f"{features.path.name} has no labelled rows of the {split} split. Evaluate on other pictures "
+            "(`featx evaluate MODEL DATASET`), or try another --split"
+        )
 
     def _known_labels(self, features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """True classes as numbers of this classifier's ``class_names``."""
@@ -292,40 +273,16 @@ class Classifier:
     # --------------------------------------------------------------------------------------------------- keeping it
 
     def save(self, folder: str | Path) -> Path:
-        """Write the classifier as a folder, whole or not at all. A classifier that is there already is replaced.
+        """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.
+
+        That instant is the renaming of ``classifier.json``, which names the arrays that belong to it.
 
         Raises:
             ModelError: the folder exists and is something else, or cannot be written.
         """
         folder = Path(folder)
-        if (
-            folder.exists()
-            and not (folder / "classifier.json").is_file()
-            and (not folder.is_dir() or any(folder.iterdir()))
-        ):
-            raise ModelError(f"{folder} exists and is not a classifier; give another --out")
-        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-        try:
-            _remove(unfinished)  # left by a killed process that had our number
-            unfinished.mkdir(parents=True)
-            self._write(unfinished)
-            _put_in_place(unfinished, folder)
-        except OSError as error:
-            raise ModelError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
-        finally:
-            _remove(unfinished)
-        return folder
-
-    def _write(self, folder: Path) -> None:
-        arrays: dict[str, Any] = {f"head/{name}": value for name, value in self.head.get_state().items()}
-        ids = {"train_ids": self.train_ids, "validation_ids": self.validation_ids}
-        arrays |= {name: np.array(value.tolist(), "S32") for name, value in ids.items()}
-        np.savez(folder / "arrays.npz", **arrays)
-        history = getattr(self.head, "history_", None)
-        if history:
-            lines = [",".join(["epoch", *history])]
-            lines += [",".join(map(str, (n, *row))) for n, row in enumerate(zip(*history.values(), strict=True), 1)]
-            (folder / "history.csv").write_text("\n".join(lines) + "\n")
+        _refuse_foreign(folder)
+        arrays = self._arrays()
         about = {
             "schema": SCHEMA,
             "head": {"name": _head_name(self.head), "params": self.head.get_params()},
@@ -333,10 +290,30 @@ class Classifier:
             "spec": self.spec,
             "recipe": asdict(self.recipe),
             "report": self.report,
-            "arrays": content_id((folder / "arrays.npz").read_bytes()),
+            "arrays": content_id(arrays),
         }
-        text = json.dumps(about, indent=1, ensure_ascii=False, default=lambda number: number.item())  # NumPy's numbers
-        (folder / "classifier.json").write_text(text, encoding="utf-8")
+        about = json.loads(json.dumps(about, default=lambda number: number.item()))  # NumPy's numbers
+        about["digest"] = digest(about)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / f"arrays-{about['arrays']}.npz", arrays)
+            if history := getattr(self.head, "history_", None):
+                write_whole(folder / HISTORY, _history_csv(history))
+            else:
+                (folder / HISTORY).unlink(missing_ok=True)
+            write_whole(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode("utf-8"))
+        except OSError as error:
+            raise ModelError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
+        finally:
+            _sweep(folder)
+        return folder
+
+    def _arrays(self) -> bytes:
+        arrays: dict[str, Any] = {f"head/{name}": value for name, value in self.head.get_state().items()}
+        arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
+        file = io.BytesIO()
+        np.savez(file, held_out=self.held_out, **arrays)
+        return file.getvalue()
 
     @classmethod
     def load(cls, folder: str | Path, weights: str | None = None) -> Classifier:
@@ -350,27 +327,27 @@ class Classifier:
             ModelError: no classifier, an altered one, or a folder with files that could carry code.
         """
         folder = Path(folder)
-        if not (folder / "classifier.json").is_file():
-            raise ModelError(f"{folder} is not a classifier: it has no classifier.json. `featx fit` makes one")
+        if not (folder / ABOUT).is_file():
+            raise ModelError(f"{folder} is not a classifier: it has no {ABOUT}. `featx fit` makes one")
         _refuse_strangers(folder)
         try:
-            about = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             if about["schema"] != SCHEMA:
                 raise ModelError(f"{folder} has schema {about['schema']}, this featx reads {SCHEMA}; fit again")
-            if content_id((folder / "arrays.npz").read_bytes()) != about["arrays"]:
-                raise ModelError(f"{folder}/arrays.npz is not the file that was saved; fit again")
-            with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+            if about.pop("digest") != digest(about):
+                raise ModelError(f"{folder / ABOUT} is not the file that was saved; fit again")
+            arrays = _read_arrays(folder, about["arrays"])
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
             head = make_head(about["head"]["name"], **about["head"]["params"])
             return cls(
                 head=head.set_state(state, np.arange(len(about["class_names"]))),
                 class_names=about["class_names"],
                 spec=about["spec"],
-                recipe=Recipe(**{**about["recipe"], **({"weights": weights} if weights else {})}),
+                recipe=_moved(about["recipe"], weights),
                 report=about["report"],
                 train_ids=arrays["train_ids"].astype(str),
                 validation_ids=arrays["validation_ids"].astype(str),
+                held_out=arrays["held_out"],
             )
         except FeatxError:
             raise
@@ -386,7 +363,7 @@ def fit(
     *,
     validation: float = 0.2,
     random_state: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **params: Any,
 ) -> Classifier:
     """Fit a head on the training rows of a feature file.
@@ -407,28 +384,31 @@ def fit(
     """
     started = time.perf_counter()
     features = features if isinstance(features, Features) else load_features(features)
-    model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else head
+    if isinstance(head, Head) and params:
+        raise TrainingError(f"give {', '.join(params)} to the head itself; parameters go with a head given by name")
+    model = head if isinstance(head, Head) else make_head(head, **{"random_state": random_state, **params})
     split = _training_split(features, validation, random_state)
-    train, validation_accuracy = split.train, None
+    train, held_out, y = split.train, split.validation, features.y
+    refit = bool(len(held_out)) and split.drawn and not model.uses_validation
     try:
-        X, held_out = features.stored(split.train), features.stored(split.validation)
-        early = (held_out, features.y[split.validation]) if model.uses_validation and len(held_out) else None
-        model.fit(X, features.y[split.train], validation_data=early, progress=progress)
-        if len(held_out):
-            validation_accuracy = float(model.score(held_out, features.y[split.validation]))
-        if len(held_out) and split.drawn and not model.uses_validation:
-            train = np.sort(np.concatenate([split.train, split.validation]))
-            X = features.stored(train)
-            model.fit(X, features.y[train])
-        train_accuracy = float(model.score(X, features.y[train]))
+        early = model.uses_validation and len(held_out)
+        validation_data = (_inputs(model, features, held_out), y[held_out]) if early else None
+        model.fit(_inputs(model, features, train), y[train], validation_data=validation_data, progress=progress)
+        before = _probabilities(model, features, held_out)
+        if refit:
+            train = np.sort(np.concatenate([train, held_out]))
+            model.fit(_inputs(model, features, train), y[train])
+        some = train[:: -(-len(train) // TRAINING_ROWS_MEASURED)]
+        train_accuracy = _accuracy(_probabilities(model, features, some), y[some])
     except ValueError as error:  # scikit-learn's way to say that settings do not fit
         raise TrainingError(str(error)) from error
     report = {
         "head": _head_name(model),
         "train_rows": len(train),
-        "validation_rows": len(split.validation),
+        "validation_rows": len(held_out),
         "train_accuracy": train_accuracy,
-        "validation_accuracy": validation_accuracy,
+        "validation_accuracy": _accuracy(before, y[held_out]) if len(held_out) else None,
+        "refitted": refit,
         "seconds": time.perf_counter() - started,
         "features": str(features.path.resolve()),
         "dataset": features.dataset,
@@ -436,8 +416,38 @@ def fit(
         "random_state": random_state,
         "epochs": len(getattr(model, "history_", {}).get("loss", [])) or None,
     }
-    recipe, ids = Recipe(**features.recipe), features.ids
-    return Classifier(model, features.class_names, features.spec, recipe, report, ids[train], ids[split.validation])
+    return Classifier(
+        head=model,
+        class_names=features.class_names,
+        spec=features.spec,
+        recipe=Recipe(**features.recipe),
+        report=report,
+        train_ids=features.ids[train],
+        validation_ids=features.ids[held_out],
+        held_out=before if refit else before[:0],
+    )
+
+
+def _inputs(head: Head, features: Features, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """What the head is fitted on: maps that it would pool anyway are pooled block by block, so that they fit."""
+    if len(features.shape) == 4 and head.input != "flat":
+        return np.concatenate([as_rows(X, head.input) for _, X in features.blocks(rows)])
+    return features.stored(rows)
+
+
+def _probabilities(head: Head, features: Features, rows: Any = None) -> NDArray[np.float32]:
+    """Probabilities ``(n, classes)`` of rows of a feature file, block by block."""
+    numbers = np.arange(len(features))[slice(None) if rows is None else rows]
+    probabilities = np.empty((len(numbers), len(head.classes_)), np.float32)
+    done = 0
+    for block, X in features.blocks(numbers):
+        probabilities[done : done + len(block)] = head.predict_proba(X)
+        done += len(block)
+    return probabilities
+
+
+def _accuracy(probabilities: NDArray[np.float32], y: NDArray[np.int32]) -> float:
+    return float(np.mean(np.argmax(probabilities, axis=1) == y))
 
 
 def _training_split(features: Features, validation: float, random_state: int) -> Split:
@@ -459,67 +469,60 @@ def _training_split(features: Features, validation: float, random_state: int) ->
     return split
 
 
-def _evaluation(
-    y: NDArray[np.int64], probabilities: NDArray[Any], names: list[str], split: str, quarantined: int, seen: int
-) -> Evaluation:
-    numbers = np.arange(len(names))
-    predicted = np.argmax(probabilities, axis=1)
-    probabilities = probabilities.astype(np.float64)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 rows sum to 1 only nearly
-    accuracy = float(np.mean(predicted == y))
-    columns = precision_recall_fscore_support(y, predicted, labels=numbers, zero_division=0.0)
-    measures = ("precision", "recall", "f1", "support")
-    per_class = {
-        name: {m: float(column[i]) for m, column in zip(measures, columns, strict=True)} for i, name in enumerate(names)
-    }
-    return Evaluation(
-        accuracy=accuracy,
-        ci95=wilson_interval(accuracy, len(y)),
-        log_loss=float(log_loss(y, probabilities, labels=numbers)),
-        rows=len(y),
-        split=split,
-        quarantined=quarantined,
-        class_names=names,
-        confusion_matrix=confusion_matrix(y, predicted, labels=numbers).tolist(),
-        per_class=per_class,
-        seen_in_training=seen,
-    )
-
-
-def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share of ``n`` independent trials (Wilson 1927, "Probable inference")."""
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _head_name(head: Head) -> str:
     return next((name for name, kind in HEADS.items() if type(head) is kind), type(head).__name__)
 
 
-def _put_in_place(unfinished: Path, folder: Path) -> None:
-    """Rename a folder over another one, which comes back if that fails."""
-    old = unfinished.with_name(f"{unfinished.name}.old")
-    _remove(old)
-    if folder.exists():
-        os.replace(folder, old)
+def _history_csv(history: dict[str, list[float]]) -> bytes:
+    lines = [["epoch", *history], *([n, *row] for n, row in enumerate(zip(*history.values(), strict=True), 1))]
+    return "".join(",".join(map(str, line)) + "\n" for line in lines).encode()
+
+
+def _read_arrays(folder: Path, content: str) -> dict[str, NDArray[Any]]:
+    file = folder / f"arrays-{content}.npz"
+    data = file.read_bytes()
+    if not OWN_FILES.fullmatch(file.name) or content_id(data) != content:
+        raise ModelError(f"{file} is not the file that was saved; fit again")
+    with zipfile.ZipFile(io.BytesIO(data)) as members:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+            raise ValueError("its arrays are compressed, which featx never does")  # a few bytes may hold gigabytes
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:
+    """The recipe, its weights (or the user's own model file) now being at ``weights``."""
+    if weights is None:
+        return Recipe(**recipe)
+    return Recipe(**{**recipe, "backbone" if is_model_file(recipe["backbone"]) else "weights": weights})
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Save into a new or empty folder, into a classifier's, or into what a killed process has left of one."""
+    if folder.is_dir() and not (folder / ABOUT).is_file():
+        if any(not OWN_FILES.fullmatch(p.name) and not UNFINISHED.fullmatch(p.name) for p in folder.iterdir()):
+            raise ModelError(f"{folder} exists and is not a classifier; give another --out")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what no longer belongs to the classifier in a folder: arrays of the one before, and unfinished files."""
     try:
-        os.replace(unfinished, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
-        raise
-    _remove(old)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+        arrays = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["arrays"]
+    except (OSError, ValueError, KeyError):
+        arrays = None
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        old = path.suffix == ".npz" and OWN_FILES.fullmatch(path.name) and path.stem != f"arrays-{arrays}"
+        if old or UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, as a rule
+        folder.rmdir()
 
 
 def _refuse_strangers(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
-        known = path.name in OWN_FILES or path.name.lower() in LITTER or path.suffix.lower() in HARMLESS_SUFFIXES
-        if not known and not path.is_dir():
+        own = OWN_FILES.fullmatch(path.name) or UNFINISHED.fullmatch(path.name)
+        harmless = path.suffix.lower() in HARMLESS_SUFFIXES or path.name.lower() in LITTER | {".ds_store"}
+        if not own and not harmless and not path.is_dir():
             raise ModelError(
                 f"{folder} was refused: {path.relative_to(folder)} could carry code, and a classifier is JSON and "
                 "arrays only. Remove it if you know how it came there, or fit again"

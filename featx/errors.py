@@ -63,3 +63,8 @@ class TrainingError(FeatxError):
 
 class ModelError(FeatxError):
     """A classifier folder that is incomplete, altered or not trustworthy."""
+
+
+def one_line(error: Exception) -> str:
+    """What a library's exception says, on one line and not at length."""
+    return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__

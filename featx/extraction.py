@@ -5,11 +5,10 @@ The ledger always closes: rows + quarantined = listed.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featx.cache import (
-    VERIFY_BYTES,
     CacheFolder,
     Features,
     MissingRowsError,
@@ -29,14 +27,14 @@ from featx.cache import (
     digest,
     gather,
     load_features,
-    remove,
+    require_room,
     rows_per_block,
     spec_difference,
     write_features,
 )
 from featx.errors import CacheError, DatasetError, ExtractionError, FileReadError, PictureError
 from featx.images import Listing, Picture, content_id, list_dataset, quiet_pillow, read_file
-from featx.recipe import BATCH_SIZE, Recipe, as_stored, in_threads, load_picture, run_trunk
+from featx.recipe import BATCH_SIZE, Recipe, as_stored, in_threads, load_file, run_trunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]  # what is going on, how much is done, of how much
 BLOCK_ROWS = 256  # at most this many rows are lost when the process is killed
+VERIFY_BYTES = 2**30  # how much of a finished file a run with nothing to do looks through
 RACY_NS = 2_000_000_000  # a file changed this recently may change again within the same tick of its clock
 
 
@@ -52,7 +51,8 @@ RACY_NS = 2_000_000_000  # a file changed this recently may change again within 
 class Extraction:
     """What an extraction did. ``features`` is the path of the file; ``rows + quarantined == listed``.
 
-    ``computed`` counts pictures that went through the trunk, ``reused`` rows that were found in the cache folder.
+    ``computed`` counts pictures that went through the trunk, ``reused`` the other rows: found in the cache folder, or
+    copies of a picture that was computed.
     """
 
     features: str
@@ -121,16 +121,18 @@ def extract(
     )
 
 
-def explain(dataset: str | Path, *, cache_dir: str | Path = "cache", **recipe: Any) -> dict[str, Any]:
+def explain(
+    dataset: str | Path, *, cache_dir: str | Path = "cache", progress: Progress | None = None, **recipe: Any
+) -> dict[str, Any]:
     """Why the next :func:`extract` of the same arguments would compute: which files, or which field of the spec.
 
     Returns:
-        ``features`` (the file it would write), ``would_compute``, ``would_reuse``, ``new`` (paths to be computed) and
-        ``other_specs``: for each feature file of this data set made by another spec, how that differs.
+        ``features`` (the file it would write), ``would_compute`` (at most: whether a new picture can be read shows
+        only then), ``would_reuse``, ``new`` (paths to be computed) and ``other_specs``: for each feature file of this
+        data set made by another spec, how that differs.
     """
-    run = _Run(dataset, Recipe(**recipe), CacheFolder(cache_dir), BATCH_SIZE, False, _silent)
-    found = run.store.find_rows(run.spec, set())
-    missing = run.missing(found)
+    run = _Run(dataset, Recipe(**recipe), CacheFolder(cache_dir), BATCH_SIZE, False, progress or _silent)
+    missing = run.missing(run.store.find_rows(run.spec, run.damaged(), run.keys()))
     others = [f for f in run.store.features(root=run.root) if f.spec != run.spec]
     return {
         "features": str(run.file),
@@ -167,7 +169,7 @@ class _Run:
         if strict:
             self._refuse(self.unreadable)
         listed = [[p.path, self.ids.get(p.path, ""), p.label, p.split] for p in self.listing.pictures]
-        self.file = store.file_for(self.listing.name, self.spec, [recipe.decoded_by, listed])
+        self.file = store.file_for(self.listing.name, self.spec, listed)
 
     def _identify(self) -> tuple[Spec, tuple[int, ...], str]:
         """Spec, feature shape and engine; from an earlier run's memo if there is one, since building takes seconds."""
@@ -214,14 +216,16 @@ class _Run:
 
     def _known_bad(self) -> dict[str, str]:
         """Pictures of which an earlier run with the same decoder found that they cannot be read."""
-        reasons: dict[str, str] = {}
-        for features in self.store.features(decoded_by=self.recipe.decoded_by):
-            reasons.update(features.reasons())
+        reasons = self.store.reasons(self.recipe.decoded_by)
         return {path: reasons[content] for path, content in self.ids.items() if content in reasons}
 
     def rows(self) -> list[Picture]:
         """The pictures that have features, in the order of the file."""
         return [p for p in self.listing.pictures if p.path not in self.unreadable]
+
+    def keys(self) -> set[RowKey]:
+        """What the rows are known by."""
+        return {(self.ids[p.path], 0) for p in self.rows()}
 
     def missing(self, found: dict[RowKey, Place]) -> list[Picture]:
         """Pictures to be computed, each content once."""
@@ -231,9 +235,10 @@ class _Run:
     def finish(self) -> Features:
         """The finished feature file: as it is if it is whole, else computed and put together."""
         features = self._unchanged()
-        if features is None:
+        if features is None or self.store.partial(self.file).exists():  # or left by a kill in the last instant
             with self.store.lock(self.file):
                 features = self._unchanged() or self._make()
+                self.store.discard(self.store.partial(self.file))
         return features
 
     def _unchanged(self) -> Features | None:
@@ -246,18 +251,27 @@ class _Run:
             return None
         if any(path in self.ids for path, content in features.unread() if not content):
             return None  # a file that could not be read then can be now
-        if (features.root, features.recipe) != (self.root, asdict(self.recipe)):
+        if features.quarantine and features.decoded_by != self.recipe.decoded_by:
+            return None  # another decoder or limit may read what that one could not
+        if features.root != self.root or not self.recipe.files.items() <= features.recipe.items():
             return None  # pictures or weights have moved: the file has to say where they are now
         damaged = features.damaged_rows(VERIFY_BYTES)
         if damaged:
             logger.warning("%s: %d rows are damaged and will be computed again", self.file, len(damaged))
         return None if damaged else features
 
+    def damaged(self) -> set[Place]:
+        """Places in the finished file that hold damaged rows, as far as a run with nothing to do would see."""
+        try:
+            return {Place(self.file, row) for row in load_features(self.file).damaged_rows(VERIFY_BYTES)}
+        except CacheError:  # there is none, or none of its rows can be had
+            return set()
+
     def _make(self) -> Features:
         self.store.sweep(self.file)
         damaged: set[Place] = set()
         while True:
-            found = self.store.find_rows(self.spec, damaged)
+            found = self.store.find_rows(self.spec, damaged, self.keys())
             missing = self.missing(found)
             if missing:
                 self._compute(missing)
@@ -272,25 +286,32 @@ class _Run:
             except MissingRowsError as error:
                 damaged |= error.places
                 continue
-            if self.store.partial(self.file).exists():
-                remove(self.store.partial(self.file))
             return load_features(self.file)
 
     def _compute(self, missing: list[Picture]) -> None:
         row_bytes = np.dtype(self.recipe.dtype).itemsize * int(np.prod(self.shape))
-        self.store.require_room((len(missing) + len(self.rows())) * row_bytes)
+        require_room(self.store.folder, (len(missing) + len(self.rows())) * row_bytes)
         self.progress("building the trunk", 0, 0)
         trunk = self.recipe.trunk()
+        if self.recipe.spec(trunk) != self.spec:
+            self.store.write_memo("trunks.json", {})
+            raise ExtractionError("the weights were changed while featx was running; run the same command again")
         self.engine = trunk.engine
         started = time.perf_counter()
         failures: dict[str, PictureError] = {}
-        blocks = _BlockWriter(self.store.partial(self.file), self.spec)
-        load = functools.partial(_load_listed, self.listing.root, self.ids, trunk.size, self.recipe)
+        blocks = _BlockWriter(self)
+
+        def load(path: str) -> NDArray[np.uint8]:
+            return load_file(self.listing.root / path, trunk.size, self.recipe, self.ids[path])
+
         self.progress("extracting", 0, len(missing))
         try:
             with quiet_pillow(self.recipe.max_pixels), blocks:
                 for paths, features in run_trunk([p.path for p in missing], load, trunk, self.batch_size, failures):
-                    blocks.add([self.ids[path] for path in paths], as_stored(features, self.recipe.dtype, paths))
+                    stored, wrong = as_stored(features, self.recipe.dtype)
+                    for row, why in wrong.items():
+                        raise ExtractionError(f"{paths[row]}: {why}")
+                    blocks.add(paths, stored)
                     self.progress("extracting", blocks.rows + len(failures), len(missing))
                     if self.strict:
                         self._refuse(failures)
@@ -326,7 +347,7 @@ class _Run:
             "paths": [p.path for p in rows],
             "splits": [p.split for p in rows],
             "quarantine": bad,
-            "stat": self._stat_table(),
+            "stat": self.stat_rows(sorted(self.ids)),
         }
         self.progress("writing the feature file", 0, 0)
         write_features(
@@ -344,24 +365,21 @@ class _Run:
             },
         )
 
-    def _stat_table(self) -> list[tuple[str, str, int, int, int]]:
+    def stat_rows(self, paths: Iterable[str]) -> list[tuple[str, str, int, int, int]]:
         """Files whose times are so fresh that a later change might not show are left out: they will be read again."""
         settled = self.listed_at - RACY_NS
-        return [
-            (path, content, *self.stats[path])
-            for path, content in sorted(self.ids.items())
-            if max(self.stats[path][1:]) < settled
-        ]
+        return [(path, self.ids[path], *self.stats[path]) for path in paths if max(self.stats[path][1:]) < settled]
 
 
 class _BlockWriter:
     """Collects rows and writes a block file whenever enough are together, and the rest on leaving, even by Ctrl-C."""
 
-    def __init__(self, folder: Path, spec: Spec) -> None:
-        self.folder, self.spec, self.rows = folder, spec, 0
-        taken = [int(p.stem.rpartition("-")[2]) for p in folder.glob("block-*.h5")]
+    def __init__(self, run: _Run) -> None:
+        self.run, self.rows = run, 0
+        self.folder = run.store.partial(run.file)
+        taken = [int(p.stem.rpartition("-")[2]) for p in self.folder.glob("block-*.h5")]
         self._numbers = itertools.count(max(taken, default=-1) + 1)
-        self._ids: list[str] = []
+        self._paths: list[str] = []
         self._features: list[NDArray[Any]] = []
 
     def __enter__(self) -> _BlockWriter:
@@ -373,28 +391,26 @@ class _BlockWriter:
         if kind is None or not issubclass(kind, CacheError):
             self._write()
 
-    def add(self, ids: list[str], features: NDArray[Any]) -> None:
-        self._ids += ids
+    def add(self, paths: list[str], features: NDArray[Any]) -> None:
+        self._paths += paths
         self._features.append(features)
-        if len(self._ids) >= min(BLOCK_ROWS, rows_per_block(features.shape[1:], features.dtype)):
+        if len(self._paths) >= min(BLOCK_ROWS, rows_per_block(features.shape[1:], features.dtype)):
             self._write()
-        self.rows += len(ids)
+        self.rows += len(paths)
 
     def _write(self) -> None:
-        if not self._ids:
+        if not self._paths:
             return
         features = np.concatenate(self._features)
-        tables = {"ids": self._ids, "views": [0] * len(self._ids)}
+        tables = {
+            "ids": [self.run.ids[path] for path in self._paths],
+            "views": [0] * len(self._paths),
+            "stat": self.run.stat_rows(self._paths),  # so that a resumed run need not read them again
+        }
         file = self.folder / f"block-{next(self._numbers):05}.h5"
-        write_features(file, [features], features.shape, spec=self.spec, tables=tables)
-        self._ids, self._features = [], []
-
-
-def _load_listed(root: Path, ids: dict[str, str], size: int, recipe: Recipe, path: str) -> NDArray[np.uint8]:
-    data = read_file(root / path)
-    if content_id(data) != ids[path]:
-        raise FileReadError("changed while featx was running; run again")
-    return load_picture(data, size, recipe)
+        root = {"root": self.run.root}
+        write_features(file, [features], features.shape, spec=self.run.spec, tables=tables, attributes=root)
+        self._paths, self._features = [], []
 
 
 def _stat(path: Path) -> Stat:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from featx.errors import DatasetError, FileReadError, PictureError
+from featx.errors import DatasetError, FileReadError, PictureError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +45,7 @@ PICTURE_SUFFIXES = frozenset(
 )
 # Formats whose Pillow decoders read pixels and nothing else: no EPS (runs Ghostscript), no WMF, no stubs.
 FORMATS = "JPEG PNG GIF WEBP BMP DIB TIFF PPM JPEG2000 AVIF ICO ICNS PSD SGI QOI DDS PCX TGA".split()
+TIFF_SUBFILE = 254  # the tag whose lowest bit marks a preview
 UNSIGNED_FORMATS = {"TGA", "PCX"}  # no signature to tell them by: believed only if the suffix says so
 
 
@@ -129,7 +130,8 @@ def list_files(paths: Iterable[str | Path]) -> list[Path]:
 def _list_folder(root: Path) -> Listing:
     names = sorted(_walk(root))
     pictures = [n for n in names if _is_picture(root, n)]
-    ignored = tuple(n for n in names if n not in set(pictures))
+    known = set(pictures)
+    ignored = tuple(n for n in names if n not in known)
     folders = {n.split("/", 1)[0] for n in pictures if "/" in n}
     splits = _split_folders(root, pictures, folders)
     holding = {n.split("/")[0] for n in pictures if n.count("/") > 1}  # split folders that hold class folders
@@ -153,6 +155,13 @@ def _split_folders(root: Path, pictures: list[str], folders: set[str]) -> set[st
     """The top folders that are splits: named like one and holding class folders. All must be, or none."""
     named = {f for f in folders if f.lower() in SPLITS}
     splits = {f for f in named if any(n.startswith(f + "/") and n.count("/") > 1 for n in pictures)}
+    if named and named == folders and not splits:
+        if {f.lower() for f in named} == {"test"}:
+            return named
+        raise DatasetError(
+            f"{root}: {min(named)}/ is named like a split but holds no class folders. Expected {min(named)}/CLASS/*; "
+            "or name each picture's label in a label file"
+        )
     if not splits:
         return set()
     splits |= named  # a flat, unlabelled test/ beside train/CLASS/
@@ -287,7 +296,7 @@ def _inside(root: Path, name: str, where: str) -> str:
         name = name.replace("\\", "/")
     top = os.path.abspath(root)
     full = os.path.normpath(os.path.join(top, name))
-    if os.path.commonpath([top, full]) != top or full == top:
+    if not Path(full).is_relative_to(top) or full == top:
         raise DatasetError(f"{where}: {name} leads out of {root}; paths in a label file stay below the file's folder")
     return Path(full).relative_to(top).as_posix()
 
@@ -334,6 +343,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
             width, height = image.size
             if width * height > max_pixels:
                 raise PictureError(f"{width} x {height} pixels are more than --max-pixels {max_pixels}")
+            if getattr(image, "tag_v2", {}).get(TIFF_SUBFILE, 0) & 1:  # as in a camera's raw files
+                raise PictureError("its first image is a reduced preview of another; convert it to JPEG or PNG first")
             image.load()
             _turn_upright(image)
             return np.asarray(_to_rgb(image))
@@ -341,11 +352,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         raise
     except UnidentifiedImageError:
         raise PictureError("not a picture in a format that can be read") from None
+    except MemoryError:
+        raise FileReadError("there was not enough memory to decode it; run again") from None
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
         raise PictureError(f"{count[0] if count else 'its'} pixels are more than --max-pixels {max_pixels}") from None
     except Exception as error:  # decoders of damaged files raise anything: struct.error, SyntaxError, IndexError, ...
-        raise PictureError(f"damaged: {_one_line(error)}") from error
+        raise PictureError(f"damaged: {one_line(error)}") from error
 
 
 def resize(image: NDArray[np.uint8], size: int, how: str = "stretch") -> NDArray[np.uint8]:
@@ -426,7 +439,3 @@ def _scaled_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     pixels = np.asarray(image).astype(np.float64)
     scaled: NDArray[np.uint8] = np.rint(np.clip(pixels, 0, top) * (255 / top)).astype(np.uint8)
     return scaled
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -17,8 +17,8 @@ import numpy as np
 import PIL
 
 from featx.backbones import POOLINGS, Trunk, build_trunk, canonical_name, is_model_file, resolve_size
-from featx.errors import BackboneError, ExtractionError, PictureError, WeightsError
-from featx.images import DECODER, MAX_PIXELS, RESIZES, content_id, decode, resize
+from featx.errors import BackboneError, FileReadError, PictureError, WeightsError
+from featx.images import DECODER, MAX_PIXELS, RESIZES, content_id, decode, read_file, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,8 +65,8 @@ class Recipe:
         if self.max_pixels < 1:
             raise BackboneError(f"--max-pixels must be at least 1, got {self.max_pixels}")
         object.__setattr__(self, "backbone", canonical_name(self.backbone))
-        for name in self._files():  # so that a recipe means the same from any working directory
-            object.__setattr__(self, name, os.path.abspath(getattr(self, name)))
+        for name, file in self.files.items():  # so that a recipe means the same from any working directory
+            object.__setattr__(self, name, os.path.abspath(file))
         if self.weights != "random":
             object.__setattr__(self, "random_state", 0)
         resolve_size(self.backbone, self.size)
@@ -102,10 +102,12 @@ class Recipe:
         """What decides whether a picture can be read."""
         return f"{DECODER}, pillow {PIL.__version__}, max_pixels {self.max_pixels}"
 
-    def _files(self) -> list[str]:
-        """The fields that name a file."""
+    @property
+    def files(self) -> dict[str, str]:
+        """The fields that name a file, and the file."""
         named = ["weights"] if self.weights not in ("imagenet", "random") else []
-        return named + (["backbone"] if is_model_file(self.backbone) else [])
+        named += ["backbone"] if is_model_file(self.backbone) else []
+        return {name: getattr(self, name) for name in named}
 
     def _of_the_trunk(self) -> Recipe:
         return replace(self, resize="stretch", dtype="float16", max_pixels=MAX_PIXELS)
@@ -113,7 +115,7 @@ class Recipe:
     def _fingerprint(self) -> tuple[str, ...]:
         """The Keras that builds the trunk, and the content of the files it is built from."""
         try:
-            return version("keras"), *(content_id(Path(getattr(self, name)).read_bytes()) for name in self._files())
+            return version("keras"), *(content_id(Path(file).read_bytes()) for file in self.files.values())
         except OSError as error:
             raise WeightsError(f"no weights file {error.filename}: {(error.strerror or '').lower()}") from None
 
@@ -167,29 +169,35 @@ def run_trunk(
         yield good, trunk(batch)[: len(good)]
 
 
-def load_picture(data: bytes, size: int, recipe: Recipe) -> NDArray[np.uint8]:
-    """Decode and resize one file's bytes by a recipe to ``uint8 (size, size, 3)`` RGB."""
+def load_file(path: str | Path, size: int, recipe: Recipe, content: str | None = None) -> NDArray[np.uint8]:
+    """Read, decode and resize one file by a recipe to ``uint8 (size, size, 3)`` RGB.
+
+    Raises:
+        FileReadError: it cannot be read, or its content id is no longer ``content``.
+        PictureError: it cannot be decoded.
+    """
+    data = read_file(path)
+    if content is not None and content_id(data) != content:
+        raise FileReadError("was changed since featx last looked; extract again")
     return resize(decode(data, recipe.max_pixels), size, recipe.resize)
 
 
-def as_stored(features: NDArray[np.float32], dtype: str, names: list[Any]) -> NDArray[Any]:
-    """Features in the dtype of the file, finite.
+def as_stored(features: NDArray[np.float32], dtype: str) -> tuple[NDArray[Any], dict[int, str]]:
+    """Features in the dtype of the file, and what is wrong with those that are then not finite, by row.
 
-    Raises:
-        ExtractionError: not a number, or out of the dtype's range; names the picture and what to do.
+    Live features are rounded by it too, so that a head sees what it was trained on.
     """
     with np.errstate(over="ignore"):
         stored = features.astype(dtype)
-    finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
-    if not finite.all():
-        worst = int(np.argmin(finite))
-        if np.isfinite(features[worst]).all():
-            top = float(np.abs(features[worst]).max())
-            raise ExtractionError(
-                f"{names[worst]}: a feature of {top:.3g} is out of {dtype}'s range; store with --dtype float32"
-            )
-        raise ExtractionError(f"{names[worst]}: the trunk gave values that are not numbers; are its weights sound?")
-    return stored
+    bad = np.flatnonzero(~np.isfinite(stored).reshape(len(stored), -1).all(axis=1))
+    return stored, {int(row): _why_not_finite(features[row], dtype) for row in bad}
+
+
+def _why_not_finite(features: NDArray[np.float32], dtype: str) -> str:
+    if not np.isfinite(features).all():
+        return "the trunk gave values that are not numbers; are its weights sound?"
+    top = float(np.abs(features).max())
+    return f"a feature of {top:.3g} is out of {dtype}'s range; extract with --dtype float32"
 
 
 def in_threads(

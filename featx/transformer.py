@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from featx.errors import PictureError
+from featx.errors import ExtractionError, PictureError
 from featx.images import MAX_PIXELS, content_id, quiet_pillow, read_file
 from featx.images import resize as fit_to_size
-from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_picture, run_trunk
+from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_file, run_trunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,12 +88,14 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             picture = pictures[number]
             if isinstance(picture, np.ndarray):
                 return fit_to_size(picture, trunk.size, recipe.resize)
-            return load_picture(read_file(picture), trunk.size, recipe)
+            return load_file(picture, trunk.size, recipe)
 
         failures: dict[int, PictureError] = {}
         with quiet_pillow(recipe.max_pixels):
             for numbers, features in run_trunk(missing, load, trunk, self.batch_size, failures):
-                stored = as_stored(features, recipe.dtype, [_name(pictures[n], n) for n in numbers])
+                stored, wrong = as_stored(features, recipe.dtype)
+                for row, why in wrong.items():
+                    raise ExtractionError(f"{_name(pictures[numbers[row]], numbers[row])}: {why}")
                 remembered.update(zip((keys[n] for n in numbers), stored, strict=True))
         for number, reason in sorted(failures.items()):
             raise PictureError(f"{pictures[number]}: {reason}")

@@ -26,20 +26,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featx
-from featx import cache
 from featx.cache import (
     CacheFolder,
     Features,
     MissingRowsError,
     Place,
+    feature_file,
     gather,
     load_features,
     remove,
+    require_room,
     require_same_spec,
     size_on_disk,
     spec_difference,
     write_features,
 )
+from featx.cache.feature_file import read_reasons
 from featx.errors import CacheError, CorruptCacheError, SpecMismatchError
 
 SPEC = {"backbone": "tiny.keras", "weights": "abc", "layer": "last", "size": 32, "dtype": "float16"}
@@ -189,7 +191,7 @@ def test_blocks_are_X_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         tmp_path / "f.h5", [written], written.shape, spec=SPEC, tables=tables([f"id{n}" for n in range(100)])
     )
     read = Features(tmp_path / "f.h5")
-    monkeypatch.setattr(cache, "BLOCK_BYTES", 7 * 12 * 4)  # seven rows of float32
+    monkeypatch.setattr(feature_file, "BLOCK_BYTES", 7 * 12 * 4)  # seven rows of float32
     blocks = list(read.blocks(rows))
     assert max(len(numbers) for numbers, _ in blocks) <= 7 and len(blocks) > 0
     numbers = np.concatenate([numbers for numbers, _ in blocks])
@@ -241,7 +243,7 @@ def test_tables_and_attributes_come_back(tmp_path: Path) -> None:
     assert read.y.tolist() == [0, 1, 2, -1, 2**31 - 1, 0] and read.y.dtype == np.int32
     assert read.views.tolist() == [0, 1, 2, 0, 1, 2] and read.views.dtype == np.int16
     assert read.quarantine == [(path, reason) for path, _, reason in quarantine]
-    assert read.reasons() == {"f" * 32: "damaged: é"}
+    assert read_reasons(tmp_path / "f.h5") == {"f" * 32: "damaged: é"}
     assert read.stats() == {path: ((size, mtime, ctime), content) for path, content, size, mtime, ctime in stat}
     assert read.row_keys() == list(zip(ids, [0, 1, 2, 0, 1, 2], strict=True))
     assert read.spec == spec and read.class_names == attributes["class_names"]
@@ -257,7 +259,7 @@ def test_tables_and_attributes_come_back(tmp_path: Path) -> None:
 def test_empty_quarantine_and_stat_come_back_empty(tmp_path: Path) -> None:
     write(tmp_path / "f.h5", quarantine=[], stat=[])
     read = Features(tmp_path / "f.h5")
-    assert read.quarantine == [] and read.stats() == {} and read.reasons() == {}
+    assert read.quarantine == [] and read.stats() == {} and read_reasons(tmp_path / "f.h5") == {}
 
 
 def test_a_block_without_labels_has_neutral_tables(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_anyone_with_h5py_can_read_it(tmp_path: Path) -> None:
         assert file["stat"][0]["size"] == 0 and file["stat"][0]["mtime_ns"] == 1
         attributes = {name: json.loads(value) for name, value in file.attrs.items()}
     assert attributes["schema"] == 1 and attributes["spec"] == SPEC and attributes["class_names"] == ["a", "b"]
-    assert attributes["featx_version"] == featx.__version__ and attributes["checksum"]
+    assert attributes["featx_version"] == featx.__version__
 
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -428,7 +430,7 @@ def test_all_damaged_rows_are_found_in_pieces_too(tmp_path: Path, monkeypatch: p
     write(tmp_path / "f.h5", 50)
     for row in (0, 6, 7, 49):
         damage(tmp_path / "f.h5", row)
-    monkeypatch.setattr(cache, "BLOCK_BYTES", 7 * 24)
+    monkeypatch.setattr(feature_file, "BLOCK_BYTES", 7 * 24)
     assert Features(tmp_path / "f.h5").damaged_rows() == [0, 6, 7, 49]
 
 
@@ -502,8 +504,6 @@ EDITS: dict[str, Callable[[Any], None]] = {
     "root": _attribute("root", '"/elsewhere"'),
     "no JSON": _attribute("class_names", "["),
     "another attribute": _attribute("mine", "1"),
-    "checksum": _attribute("checksum", '"0"'),
-    "checksum gone": lambda file: file.attrs.__delitem__("checksum"),
     "spec gone": lambda file: file.attrs.__delitem__("spec"),
 }
 
@@ -561,7 +561,6 @@ def test_a_flipped_bit_in_the_shape_or_dtype_never_gives_other_values(tmp_path: 
     assert wrong == []
 
 
-@pytest.mark.xfail(reason="known: HDF5 itself crashes or loops on some damaged metadata", strict=False)
 @pytest.mark.parametrize("where", ["the type of an attribute", "the size of a text"])
 def test_a_flipped_bit_neither_kills_nor_hangs_the_reader(tmp_path: Path, where: str) -> None:
     """HDF5 follows some damaged lengths for ever, and crashes on some types; a cache is a file from a disk."""
@@ -625,9 +624,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_features(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no HDF5 at all\n" * 50, b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + b"\0" * 999]
-)
+@pytest.mark.parametrize("content", [b"", b"no HDF5 at all\n" * 50, b"\0" * 9999, b"[]", b'{"featx": 1}'])
 def test_what_is_not_hdf5_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f.h5").write_bytes(content)
     with pytest.raises(CacheError, match="not a readable feature file"):
@@ -642,12 +639,29 @@ def test_somebody_elses_hdf5_is_refused(tmp_path: Path) -> None:
         load_features(tmp_path / "f.h5")
 
 
-def test_another_schema_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "f.h5")
-    with h5py.File(tmp_path / "f.h5", "r+") as file:
-        file.attrs["schema"] = "99"
+def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_file, "SCHEMA", 99)
+        write(tmp_path / "f.h5")
     with pytest.raises(CacheError, match="has schema 99, this featx reads 1"):
         load_features(tmp_path / "f.h5")
+
+
+@pytest.mark.parametrize("edit", ["labels of gigabytes", "fewer labels", "fewer checksums"])
+def test_a_crafted_file_is_refused_before_memory_is_taken(tmp_path: Path, edit: str) -> None:
+    """A seal keeps accidents out; whoever writes one for his own file still gets nowhere."""
+    path = tmp_path / "f.h5"
+    write(path)
+    with h5py.File(path, "r+") as file:
+        if edit == "labels of gigabytes":
+            del file["labels"]
+            file.create_dataset("labels", (3 * 10**9,), np.int32)  # not allocated: a few bytes on the disk
+        else:
+            EDITS[edit](file)
+        start, nbytes = file["features"].id.get_offset(), 6 * 24
+    feature_file._seal(path, start, nbytes)
+    with pytest.raises(CorruptCacheError, match="promises more than it holds|not as long as its features"):
+        load_features(path)
 
 
 # --------------------------------------------------------------------------------------------------- writing that fails
@@ -959,7 +973,7 @@ def test_gather_copies_from_several_files_in_any_order(
     rng = np.random.default_rng(4)
     wanted = [(name, int(row)) for name in parts for row in rng.permutation(10)] + [("a.h5", 3), ("a.h5", 3)]
     wanted = [wanted[number] for number in rng.permutation(len(wanted))]
-    monkeypatch.setattr(cache, "BLOCK_BYTES", rows_a_block * 24)
+    monkeypatch.setattr(feature_file, "BLOCK_BYTES", rows_a_block * 24)
     blocks = list(gather([Place(tmp_path / name, row) for name, row in wanted], (2, 2, 3), "float16"))
     assert max(map(len, blocks)) <= rows_a_block
     assert np.array_equal(np.concatenate(blocks), np.stack([parts[name][row] for name, row in wanted]))
@@ -973,7 +987,7 @@ def test_gather_names_every_row_that_is_damaged_or_gone(tmp_path: Path, monkeypa
     damage(tmp_path / "hit.h5", 9)  # not asked for
     (tmp_path / "gone.h5").unlink()
     os.truncate(tmp_path / "short.h5", 1000)
-    monkeypatch.setattr(cache, "BLOCK_BYTES", 5 * 24)
+    monkeypatch.setattr(feature_file, "BLOCK_BYTES", 5 * 24)
     with pytest.raises(MissingRowsError) as caught:
         list(gather(places, (2, 2, 3), "float16"))
     lost = {Place(tmp_path / f"{name}.h5", row) for name in ("gone", "short") for row in (1, 4, 7)}
@@ -1145,9 +1159,23 @@ def test_blocks_of_a_running_extraction_stay(tmp_path: Path, caplog: pytest.LogC
     write(file, ["a"])
     write(folder.partial(file) / "block-00000.h5", ["a"])
     with _held_elsewhere(folder, file):
-        assert folder.superseded() == []
-    assert "running extraction" in caplog.text
-    assert folder.superseded() == [folder.partial(file)]
+        assert list(folder.prune()) == []
+    assert "running extraction" in caplog.text and folder.partial(file).exists()
+    assert [path for path, _ in folder.prune()] == [folder.partial(file)]
+    assert not folder.partial(file).exists()
+
+
+def test_files_of_another_label_file_in_the_same_folder_stay(tmp_path: Path) -> None:
+    """They have the same root and pictures, but other labels."""
+    for number, name in enumerate(["all", "small"]):
+        features = values(3 - number)
+        attributes = {"class_names": ["a", "b"], "dataset": name, "root": "/data"}
+        ids = ["x", "y", "z"][: 3 - number]
+        write_features(
+            tmp_path / f"{name}.h5", [features], features.shape, spec=SPEC, tables=tables(ids), attributes=attributes
+        )
+        age(tmp_path / f"{name}.h5", number)
+    assert CacheFolder(tmp_path).superseded() == []
 
 
 def test_remove_says_how_much_it_freed(tmp_path: Path) -> None:
@@ -1245,23 +1273,19 @@ def test_a_memo_comes_back(tmp_path: Path) -> None:
     folder.write_memo("memo.json", {"ä": [1, None]})
     assert folder.read_memo("memo.json") == {"ä": [1, None]}
     folder.write_memo("memo.json", {})
-    assert folder.read_memo("memo.json") == {} and names(folder.folder) == ["memo.json"]
+    assert folder.read_memo("memo.json") == {} and names(folder.folder) == [".locks", "memo.json"]
 
 
-def test_two_threads_may_write_one_memo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second writes its own while the first is about to rename."""
-    folder, real = CacheFolder(tmp_path), os.replace
-
-    def late(*arguments: Any) -> None:
-        monkeypatch.setattr(os, "replace", real)
-        second = threading.Thread(target=folder.write_memo, args=("memo.json", {"by": "second"}))
-        second.start()
-        second.join()
-        real(*arguments)
-
-    monkeypatch.setattr(os, "replace", late)
-    folder.write_memo("memo.json", {"by": "first"})
-    assert folder.read_memo("memo.json") == {"by": "first"} and names(tmp_path) == ["memo.json"]
+def test_threads_may_write_one_memo(tmp_path: Path) -> None:
+    """And what a killed process has left of one goes."""
+    (tmp_path / ".memo.json.0123").write_text("{")
+    folder = CacheFolder(tmp_path)
+    threads = [threading.Thread(target=folder.write_memo, args=("memo.json", {"by": number})) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert folder.read_memo("memo.json")["by"] in range(8) and names(tmp_path) == [".locks", "memo.json"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"null"])
@@ -1273,7 +1297,7 @@ def test_an_unreadable_memo_is_empty(tmp_path: Path, content: bytes) -> None:
 def test_a_lack_of_room_is_said_beforehand(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     for folder in (tmp_path, tmp_path / "not" / "yet" / "there"):
-        CacheFolder(folder).require_room(free // 2)
+        require_room(folder, free // 2)
         with pytest.raises(CacheError, match=r"no room .* are needed, .* are free.*--pooling avg"):
-            CacheFolder(folder).require_room(free * 2)
+            require_room(folder, free * 2)
     assert names(tmp_path) == []

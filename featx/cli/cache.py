@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.commands import CacheDir, recipe_options
-from featx.cli.terminal import Report, columns, command
+from featx.cli.terminal import Report, columns, command, progress
 
 app = typer.Typer(help="Look at feature files, verify them, tidy up.", no_args_is_help=True)
 
@@ -74,7 +74,8 @@ def verify(
     from featx.errors import CacheError
 
     files: list[dict[str, Any]] = []
-    for path in features or CacheFolder(cache_dir).files():
+    for number, path in enumerate(paths := features or CacheFolder(cache_dir).files()):
+        progress("verifying", number, len(paths))
         try:
             opened = load_features(path)
             files.append(
@@ -101,7 +102,7 @@ def explain(
     """Say why the next `featx extract` of the same options would compute: which files, or which field of the spec."""
     from featx.extraction import explain
 
-    found = explain(dataset, cache_dir=cache_dir, **settings)
+    found = explain(dataset, cache_dir=cache_dir, progress=progress, **settings)
     lines = [f"would compute {found['would_compute']} pictures and reuse {found['would_reuse']}"]
     lines += [f"new: {path!r}" for path in found["new"][:10]]
     lines += [f"... and {len(found['new']) - 10} more"] if len(found["new"]) > 10 else []
@@ -118,10 +119,10 @@ def prune(
 
     That is: blocks and files all of whose rows a newer finished file of the same spec has.
     """
-    from featx.cache import CacheFolder, remove, size_on_disk
+    from featx.cache import CacheFolder, size_on_disk
 
-    paths = CacheFolder(cache_dir).superseded()
-    freed = sum(size_on_disk(path) if dry_run else remove(path) for path in paths)
-    verb = "would remove" if dry_run else "removed"
-    text = "\n".join([*(f"{verb} {path}" for path in paths), f"{verb} {freed / 1e6:.1f} MB in all"])
-    return Report({"removed": [str(path) for path in paths], "bytes": freed, "dry_run": dry_run}, text)
+    folder = CacheFolder(cache_dir)
+    sizes = {path: size_on_disk(path) for path in folder.superseded()} if dry_run else dict(folder.prune())
+    verb, freed = "would remove" if dry_run else "removed", sum(sizes.values())
+    text = "\n".join([*(f"{verb} {path}" for path in sizes), f"{verb} {freed / 1e6:.1f} MB in all"])
+    return Report({"removed": [str(path) for path in sizes], "bytes": freed, "dry_run": dry_run}, text)

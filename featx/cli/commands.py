@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from featx.cli.terminal import Report, columns, command, note, progress
+from featx.cli.terminal import Report, columns, command, escaped, note, progress
 from featx.images import MAX_PIXELS
 
 app = typer.Typer(
@@ -167,7 +167,8 @@ def evaluate(
     return Report(
         asdict(found),
         f"accuracy {_percent(found.accuracy)} (95 % interval {_percent(low)} to {_percent(high)}) on {found.rows} "
-        f"{found.split} rows, log loss {found.log_loss:.4f}\n\n{classes}\n\n{matrix}",
+        f"{found.split} rows, log loss {found.log_loss:.4f}; {found.quarantined} pictures of the data set are "
+        f"quarantined\n\n{classes}\n\n{matrix}",
     )
 
 
@@ -182,21 +183,25 @@ def predict(
 ) -> Report:
     """Predict new pictures, by the spec that was saved with the classifier."""
     from featx.classifier import Classifier
-    from featx.errors import DatasetError
 
     predictions, bad = Classifier.load(model, weights).predict(paths, batch_size=batch_size, progress=progress)
     for path, reason in bad:
         note(f"quarantined: {path!r}: {reason}")
-    if not predictions:
-        raise DatasetError(f"none of {len(bad)} pictures could be read; the first, {bad[0][0]!r}: {bad[0][1]}")
-    if csv:
+    note(f"{len(predictions) + len(bad)} listed = {len(predictions)} predicted + {len(bad)} quarantined")
+    if csv and predictions:
         _write_csv(csv, predictions)
     lines = []
     for prediction in predictions:
         best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top]
-        lines.append("\t".join([_one_line(prediction.path), *(f"{name}\t{p:.4f}" for name, p in best)]))
-    quarantined = [{"path": path, "reason": reason} for path, reason in bad]
-    return Report({"predictions": [asdict(p) for p in predictions], "quarantined": quarantined}, "\n".join(lines))
+        lines.append("\t".join([escaped(prediction.path), *(f"{escaped(name)}\t{p:.4f}" for name, p in best)]))
+    fields = {
+        "predictions": [
+            {"path": p.path, "label": p.label, "probability": p.probability, "probabilities": p.probabilities}
+            for p in predictions
+        ],
+        "quarantined": [{"path": path, "reason": reason} for path, reason in bad],
+    }
+    return Report(fields, "\n".join(lines), failed=not predictions)
 
 
 @command(app, "featx doctor models/photos-logreg --rows 100")
@@ -286,7 +291,3 @@ def _percent(share: float | None) -> str:
 
 def _shape(shape: Any) -> str:
     return " x ".join("?" if n is None else str(n) for n in shape)
-
-
-def _one_line(path: str) -> str:
-    return path.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") if set(path) & {"\n", "\t"} else path

@@ -87,7 +87,7 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     try:
         report = function()
         _TERMINAL.end()
-        print_out(json.dumps(report.fields, ensure_ascii=False, default=str) if as_json else report.text)
+        print_out(json.dumps(report.fields, default=str) if as_json else report.text)
         return 1 if report.failed else 0
     except KeyboardInterrupt as interrupt:
         return _fail("interrupted", str(interrupt) or "nothing was left half-written", 130, as_json, debug)
@@ -108,7 +108,7 @@ def _fail(kind: str, message: str, code: int, as_json: bool, debug: bool) -> int
     _TERMINAL.end()
     if debug:
         traceback.print_exc()
-    sys.stderr.write(f"{kind}: {' '.join(message.split())}\n")
+    sys.stderr.write(f"{kind}: {escaped(' '.join(message.split()))}\n")
     if as_json:
         print_out(json.dumps({"error": message}))
     return code
@@ -120,6 +120,11 @@ def print_out(text: str) -> None:
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
+
+
+def escaped(text: str) -> str:
+    """A name as it may be shown: without the control characters that would break lines or command the terminal."""
+    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
 def columns(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
@@ -137,7 +142,7 @@ def columns(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else escaped(str(value))
 
 
 def progress(stage: str, done: int, total: int) -> None:
@@ -181,7 +186,7 @@ class _Terminal(logging.Handler):
 
     def note(self, message: str) -> None:
         if not self._quiet:
-            sys.stderr.write(message + "\n")
+            sys.stderr.write(escaped(message) + "\n")
             sys.stderr.flush()
 
     def progress(self, stage: str, done: int, total: int) -> None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from featx.errors import TrainingError
-from featx.heads._base import Head
+from featx.heads._base import Head, as_rows
 from featx.heads.linear import LogisticHead, RidgeHead, SVMHead
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
 
-__all__ = ["HEADS", "BNMLPHead", "Head", "KNNHead", "LogisticHead", "MLPHead", "RidgeHead", "SVMHead", "make_head"]
+__all__ = [
+    "HEADS",
+    "BNMLPHead",
+    "Head",
+    "KNNHead",
+    "LogisticHead",
+    "MLPHead",
+    "RidgeHead",
+    "SVMHead",
+    "as_rows",
+    "make_head",
+]
 
 HEADS: dict[str, type[Head]] = {
     "bn-mlp": BNMLPHead,

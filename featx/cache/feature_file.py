@@ -1,9 +1,8 @@
-"""The feature file: write it whole or not at all, verify it, find rows in it, read it in blocks.
+"""The feature file: write it whole or not at all, verify it, read it in blocks. The README describes its format.
 
-A cache folder holds finished feature files (``*.h5``) and, while an extraction runs, its blocks (``*.partial/*.h5``).
-A block is a small feature file without labels, so rows are looked up in both alike, by spec and content id. Every file
-is written under another name, synced, and renamed; every row carries a CRC-32, the rest of the file a BLAKE2b digest.
-The README describes the format. This module knows nothing of pictures and networks.
+A file is written under another name, synced, and renamed. Every row of features carries a CRC-32. All other bytes are
+sealed by a BLAKE2b digest in the first 512 bytes, which HDF5 leaves to its users: it is compared before HDF5 sees
+anything, since HDF5 crashes or runs for ever on some damaged files.
 """
 
 from __future__ import annotations
@@ -14,10 +13,7 @@ import errno
 import functools
 import hashlib
 import json
-import logging
 import os
-import re
-import secrets
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,20 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import filelock
 import h5py
 import numpy as np
 
-from featx.errors import CacheError, CorruptCacheError, SpecMismatchError
+from featx._files import sync
+from featx.errors import CacheError, CorruptCacheError, SpecMismatchError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
 SCHEMA = 1
 BLOCK_BYTES = 32 * 2**20  # how much is read or written at a time
-VERIFY_BYTES = 2**30  # how much of a finished file a run with nothing to do looks through
+SEAL_BYTES = 512  # HDF5's smallest user block
 
 Spec: TypeAlias = dict[str, Any]
 RowKey: TypeAlias = tuple[str, int]  # content id and view
@@ -124,21 +118,17 @@ class Features:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with _opened(self.path) as file:
-            header = _header(file, self.path)
+        with opened(self.path) as (file, header):
             tables = {name: _read_table(file, name) for name in _DTYPES if name in file}
-            checksums = file["checksums"][:] if "checksums" in file else None
-            dataset = file.get("features")
-            if dataset is None or checksums is None or dataset.id.get_offset() is None:
-                raise CorruptCacheError(f"{self.path} holds no features; extract again")
-            self.shape: tuple[int, ...] = dataset.shape
-            self.dtype: np.dtype[Any] = dataset.dtype
-            self._offset: int = dataset.id.get_offset()
-            sound = header.pop("checksum", None) == _metadata_checksum(header, tables, checksums)
+            checksums = file["checksums"][:]
+            self.shape: tuple[int, ...] = file["features"].shape
+            self.dtype: np.dtype[Any] = file["features"].dtype
+            self._offset: int = file["features"].id.get_offset()
         for table in tables.values():
             table.setflags(write=False)  # one object serves all who open the file
-        if not sound or header["stored"] != [list(self.shape), self.dtype.str]:
-            raise CorruptCacheError(f"{self.path}: its labels, paths or attributes were altered; extract again")
+        row_tables = [checksums, *(tables[name] for name in tables if name not in ("quarantine", "stat"))]
+        if {len(table) for table in row_tables} != {len(self)}:
+            raise CorruptCacheError(f"{self.path}: its tables are not as long as its features; extract again")
         self._checksums: NDArray[np.uint32] = checksums
         self.spec: Spec = header["spec"]
         self.class_names: list[str] = header.get("class_names", [])
@@ -218,13 +208,13 @@ class Features:
         """What each row is known by."""
         return list(zip(self.ids.tolist(), self.views.tolist(), strict=True))
 
+    def row_key(self, row: int) -> RowKey:
+        """What one row is known by."""
+        return str(self.ids[row]), int(self.views[row])
+
     def stats(self) -> dict[str, tuple[Stat, str]]:
         """Size and times of every listed file when it was hashed, and its content id, by path."""
         return {r["path"]: ((int(r["size"]), int(r["mtime_ns"]), int(r["ctime_ns"])), r["id"]) for r in self._stat}
-
-    def reasons(self) -> dict[str, str]:
-        """Why pictures are in quarantine, by content id; files that could not even be read have none."""
-        return {row["id"]: row["reason"] for row in self._quarantine if row["id"]}
 
     def unread(self) -> list[tuple[str, str]]:
         """``(path, content id)`` of the quarantined; no id where the file could not even be read."""
@@ -255,33 +245,81 @@ def _open(path: Path, _state: tuple[int, int, int]) -> Features:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A feature file, once its seal has been found whole, as h5py's file and the attributes.
+
+    Raises:
+        CacheError: no such file, or not one of featx's. CorruptCacheError: truncated or altered.
+    """
     if not path.is_file():
         raise CacheError(f"no such feature file: {path}")
     try:
+        _check_seal(path)
         with h5py.File(path, "r", locking=False) as file:
-            yield file
+            yield file, {name: json.loads(value) for name, value in file.attrs.items()}
     except CacheError:
         raise
-    except Exception as error:  # damaged HDF5 raises OSError, RuntimeError, KeyError, ValueError, UnicodeError ...
-        raise CorruptCacheError(f"{path} is not a readable feature file ({_one_line(error)}); extract again") from error
+    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, UnicodeError ...
+        raise CorruptCacheError(f"{path} is not a readable feature file ({one_line(error)}); extract again") from error
 
 
-def _header(file: Any, path: Path) -> dict[str, Any]:
-    if "schema" not in file.attrs:
-        raise CacheError(f"{path} is an HDF5 file, but not one of featx's")
-    header = {name: json.loads(value) for name, value in file.attrs.items()}
-    if header["schema"] != SCHEMA:
-        raise CacheError(f"{path} has schema {header['schema']}, this featx reads {SCHEMA}; extract again")
-    return header
+def _check_seal(path: Path) -> None:
+    with path.open("rb") as file:
+        block = file.read(SEAL_BYTES)
+        if block.startswith(b"\x89HDF"):
+            raise CacheError(f"{path} is an HDF5 file, but not one of featx's")
+        seal = json.loads(block.rstrip(b"\0"))
+        if seal["featx"] != SCHEMA:
+            raise CacheError(f"{path} has schema {seal['featx']}, this featx reads {SCHEMA}; extract again")
+        start, length = seal["features"]
+        if _digest_around(file, start, length) != seal["digest"]:
+            raise CorruptCacheError(f"{path} was truncated or altered; extract again")
+
+
+def _seal(path: Path, start: int, length: int) -> None:
+    """Write the digest of all but the features, which lie at ``start``, into the file's first bytes."""
+    with path.open("r+b") as file:
+        seal = {"featx": SCHEMA, "features": [start, length], "digest": _digest_around(file, start, length)}
+        file.seek(0)
+        file.write(json.dumps(seal).encode().ljust(SEAL_BYTES, b"\0"))
+
+
+def _digest_around(file: Any, start: int, length: int) -> str:
+    """BLAKE2b-128 of a file's bytes behind the seal but for ``length`` from ``start``, and of where those are."""
+    size = os.fstat(file.fileno()).st_size
+    state = hashlib.blake2b(repr((start, length, size)).encode(), digest_size=16)
+    for first, last in ((SEAL_BYTES, start), (start + length, size)):
+        file.seek(first)
+        for at in range(first, last, BLOCK_BYTES):
+            state.update(file.read(min(BLOCK_BYTES, last - at)))
+    return state.hexdigest()
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The attributes of a feature file, without its rows."""
+    with opened(path) as (_, header):
+        return header
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Why pictures are in a file's quarantine, by content id; files that could not even be read have none."""
+    with opened(path) as (file, _):
+        table = _read_table(file, "quarantine")
+        return {row["id"]: row["reason"] for row in table if row["id"]}
 
 
 def _read_table(file: Any, name: str) -> NDArray[Any]:
     dtype = _DTYPES[name]
+    stored = file[name]
+    if stored.ndim != 1 or stored.id.get_storage_size() < stored.size * stored.dtype.itemsize:
+        raise ValueError(f"/{name} promises more than it holds")  # a few bytes may claim to be gigabytes
+    if name in ("ids", "splits"):  # short and of one length: unlike objects, NumPy finds and compares them at once
+        words: NDArray[Any] = stored.asstr()[:].astype(str)
+        return words
     if dtype is _TEXT:
-        text: NDArray[Any] = file[name].asstr()[:]
+        text: NDArray[Any] = stored.asstr()[:]
         return text
-    table: NDArray[Any] = file[name][:]
+    table: NDArray[Any] = stored[:]
     for column in table.dtype.names or ():
         if table.dtype[column].kind == "O":
             table[column] = [value.decode() if isinstance(value, bytes) else value for value in table[column]]
@@ -292,14 +330,6 @@ def _row_checksums(features: NDArray[Any]) -> NDArray[np.uint32]:
     width = int(np.prod(features.shape[1:]))
     rows = np.ascontiguousarray(features).reshape(len(features), width).view(np.uint8)
     return np.fromiter((zlib.crc32(row.data) for row in rows), np.uint32, len(rows))
-
-
-def _metadata_checksum(header: dict[str, Any], tables: dict[str, NDArray[Any]], checksums: NDArray[np.uint32]) -> str:
-    state = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=16)
-    for name in sorted(tables):
-        state.update(json.dumps([name, tables[name].tolist()]).encode())
-    state.update(checksums.astype("<u4").tobytes())
-    return state.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -334,39 +364,47 @@ def write_features(
         MissingRowsError: raised by ``features``, passed on.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    # Before HDF5 notices: a library that cannot flush its file crashes the process later
-    CacheFolder(path.parent).require_room(int(np.prod(shape)) * np.dtype(spec["dtype"]).itemsize + _table_bytes(tables))
+    features_bytes = int(np.prod(shape)) * np.dtype(spec["dtype"]).itemsize
+    nbytes = features_bytes + _table_bytes(tables)
+    require_room(path.parent, nbytes)
+    header = {"schema": SCHEMA, "spec": spec, "featx_version": _version(), **(attributes or {})}
     try:
-        with _writing(path.parent), h5py.File(unfinished, "w", locking=False) as file:
-            file.flush()
-            _reserve(unfinished, int(np.prod(shape)) * np.dtype(spec["dtype"]).itemsize + _table_bytes(tables))
-            checksums = _write_rows(file, features, shape, spec["dtype"])
-            file["checksums"] = checksums
-            stored = {name: np.array(rows, dtype=_DTYPES[name]) for name, rows in tables.items()}
-            for name, table in stored.items():
-                file.create_dataset(name, data=table, dtype=_DTYPES[name])
-            layout = [list(shape), np.dtype(spec["dtype"]).newbyteorder("<").str]
-            header = {
-                "schema": SCHEMA,
-                "stored": layout,
-                "spec": spec,
-                "featx_version": _version(),
-                **(attributes or {}),
-            }
-            header = json.loads(json.dumps(header))
-            for name, value in header.items():
-                file.attrs[name] = json.dumps(value)
-            file.attrs["checksum"] = json.dumps(_metadata_checksum(header, stored, checksums))
-            file.flush()
-            size = file.id.get_filesize()
-        with _writing(path.parent):
+        with writing(path.parent):
+            with h5py.File(unfinished, "w", userblock_size=SEAL_BYTES, locking=False) as file:
+                file.flush()
+                _reserve(unfinished, nbytes)
+                file["checksums"] = _write_rows(file, features, shape, spec["dtype"])
+                for name, table in tables.items():
+                    file.create_dataset(name, data=np.array(table, dtype=_DTYPES[name]), dtype=_DTYPES[name])
+                for name, value in header.items():
+                    file.attrs[name] = json.dumps(value)
+                file.flush()
+                start, size = file["features"].id.get_offset(), file.id.get_filesize()
             os.truncate(unfinished, size)  # give back what was reserved and not needed
-            _sync(unfinished)
+            _seal(unfinished, start, features_bytes)
+            sync(unfinished)
             os.replace(unfinished, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # what went wrong before is what matters
             unfinished.unlink(missing_ok=True)
+
+
+def require_room(folder: Path, nbytes: int) -> None:
+    """Raise :class:`CacheError` if the disk has less than ``nbytes`` free: better now than after hours.
+
+    And better than leaving it to HDF5: a library that cannot flush its file crashes the process later.
+    """
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < nbytes:
+        raise CacheError(
+            f"no room on the disk of {folder}: about {nbytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free. "
+            "What is finished is kept. Free some space, give another --cache-dir, or store less: --pooling avg, or a "
+            "smaller --size"
+        )
 
 
 def _reserve(file: Path, nbytes: int) -> None:
@@ -415,34 +453,35 @@ def gather(places: Sequence[Place], shape: Sequence[int], dtype: str) -> Iterato
             positions.setdefault(place.file, []).append(position)
         for file, where in positions.items():
             wanted = [some[position] for position in where]
-            try:
-                source = load_features(file)
-                keys = dict(enumerate(source.row_keys()))
-                there = np.array([place.row in keys and place.key in (None, keys[place.row]) for place in wanted])
-                rows = np.array([place.row for place in wanted])[there]
-                block[np.array(where)[there]] = copied = source._map()[rows]
-                there[there] = _row_checksums(copied) == source._checksums[rows]
-            except CacheError:  # gone or truncated since it was found
-                there = np.zeros(len(wanted), bool)
-            missing |= {place for place, good in zip(wanted, there, strict=True) if not good}
+            good, block[where] = _copied(file, wanted, block.shape[1:], block.dtype)
+            missing |= {place for place, sound in zip(wanted, good, strict=True) if not sound}
         yield block
     if missing:
         raise MissingRowsError(missing)
 
 
-def _sync(path: Path) -> None:
-    """Make a file or folder survive a power cut. Windows cannot sync a folder and does not need to."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+def _copied(
+    file: Path, places: list[Place], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Which of the places in ``file`` hold what they should, and their rows (0 where not)."""
+    good = np.zeros(len(places), bool)
+    rows = np.zeros((len(places), *shape), dtype)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        source = load_features(file)  # each time anew: it may have been replaced since
+        for number, place in enumerate(places):
+            good[number] = place.row < len(source) and place.key in (None, source.row_key(place.row))
+        numbers = np.array([place.row for place in places])[good]
+        copied = source._map()[numbers]
+        sound = _row_checksums(copied) == source._checksums[numbers]
+        rows[good] = copied
+        good[good] = sound
+    except CacheError:  # gone or truncated since it was found
+        good[:] = False
+    return good, rows
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turn what goes wrong when writing into one line that says what to do."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -456,169 +495,10 @@ def _writing(folder: Path) -> Iterator[None]:
             ) from error
         if code in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in str(error):
             raise CacheError(f"{folder} cannot be written; give another --cache-dir") from error
-        raise CacheError(f"{folder} cannot be written: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise CacheError(f"{folder} cannot be written: {one_line(error)}") from error
 
 
 def _version() -> str:
     from featx import __version__
 
     return __version__
-
-
-# ----------------------------------------------------------------------------------------------------- a cache folder
-
-
-class CacheFolder:
-    """Finished feature files and the blocks of unfinished ones, in one folder."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-
-    def files(self) -> list[Path]:
-        """Finished feature files, the newest first."""
-        return sorted(self.folder.glob("[!.]*.h5"), key=lambda p: (-p.stat().st_mtime_ns, p.name))
-
-    def newest(self) -> Path:
-        """The feature file written last.
-
-        Raises:
-            CacheError: there is none.
-        """
-        files = self.files()
-        if not files:
-            raise CacheError(f"no feature file in {self.folder}; run `featx extract DATASET` first, or name a file")
-        return files[0]
-
-    def file_for(self, dataset: str, spec: Spec, listing: Any) -> Path:
-        """Where the features of a listing under a spec go: ``<dataset>-<backbone>-<key>.h5``."""
-        names = (dataset, str(spec["backbone"]).removesuffix(".keras"))
-        parts = (re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:40] or "data" for name in names)
-        return self.folder / f"{'-'.join(parts)}-{digest([spec, listing])}.h5"
-
-    def sweep(self, file: Path) -> None:
-        """Remove what a killed process left when it was writing ``file``; its lock must be held."""
-        for litter in [*self.folder.glob(f".{file.name}.*"), *self.folder.glob(".trunks.json.*")]:
-            with contextlib.suppress(OSError):
-                litter.unlink()
-
-    def partial(self, file: Path) -> Path:
-        """Where the blocks of an unfinished feature file are."""
-        return file.with_suffix(".partial")
-
-    @contextmanager
-    def lock(self, file: Path) -> Iterator[None]:
-        """Hold the right to write one feature file; a second process waits. A killed holder's lock is free."""
-        place = self.folder / ".locks" / f"{file.stem}.lock"
-        with _writing(place.parent):
-            lock = filelock.FileLock(place)
-        try:
-            lock.acquire(timeout=0)
-        except OSError as error:
-            if not isinstance(error, filelock.Timeout):
-                raise CacheError(f"{place.parent} cannot be written; give another --cache-dir") from error
-            logger.warning("another process is extracting the same features; waiting for it to end")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def features(self, **header: Any) -> Iterator[Features]:
-        """All readable feature files, then blocks, the newest file first, whose header has the values given.
-
-        Unreadable ones are warned of.
-        """
-        for path in [*self.files(), *sorted(self.folder.glob("*.partial/[!.]*.h5"))]:
-            try:
-                with _opened(path) as file:
-                    found = _header(file, path)
-                if all(found.get(name) == value for name, value in header.items()):
-                    yield load_features(path)
-            except CacheError as error:
-                if path.exists():  # else its extraction has just been finished and tidied up
-                    logger.warning("%s", error)
-
-    def find_rows(self, spec: Spec, without: set[Place]) -> dict[RowKey, Place]:
-        """Every row in the folder that was made by ``spec``, but for the places ``without``."""
-        found: dict[RowKey, Place] = {}
-        for features in self.features(spec=spec):
-            for row, key in enumerate(features.row_keys()):
-                place = Place(features.path, row, key)
-                if place not in without:
-                    found.setdefault(key, place)
-        return found
-
-    def read_memo(self, name: str) -> dict[str, Any]:
-        """A JSON object kept beside the features, empty if it is missing or unreadable: it only saves work."""
-        try:
-            memo = json.loads((self.folder / name).read_text())
-        except (OSError, ValueError):
-            return {}
-        return memo if isinstance(memo, dict) else {}
-
-    def write_memo(self, name: str, memo: dict[str, Any]) -> None:
-        """Replace a JSON object kept beside the features."""
-        unfinished = self.folder / f".{name}.{secrets.token_hex(8)}"  # threads may write at once
-        with _writing(self.folder):
-            unfinished.write_text(json.dumps(memo, indent=1))
-            os.replace(unfinished, self.folder / name)
-
-    def require_room(self, nbytes: int) -> None:
-        """Raise :class:`CacheError` if the disk has less than ``nbytes`` free: better now than after hours."""
-        folder = self.folder if self.folder.exists() else self.folder.absolute().parent
-        while not folder.exists():
-            folder = folder.parent
-        free = shutil.disk_usage(folder).free
-        if free < nbytes:
-            raise CacheError(
-                f"no room on the disk of {self.folder}: about {nbytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB "
-                "are free. What is finished is kept. Free some space, give another --cache-dir, or store less: "
-                "--pooling avg, or a smaller --size"
-            )
-
-    def _is_finished(self, partial: Path) -> bool:
-        """Whether finished files hold every row of an interrupted extraction's blocks."""
-        for block in self.features():
-            if block.path.parent == partial:
-                kept = [f for f in self.features(spec=block.spec) if f.path.parent == self.folder]
-                if not set(block.row_keys()) <= {key for f in kept for key in f.row_keys()}:
-                    return False
-        return True
-
-    def superseded(self) -> list[Path]:
-        """What can go without losing a row: blocks and files all of whose rows a (newer) finished file has."""
-        newest: dict[tuple[str, str], set[RowKey]] = {}
-        out: list[Path] = []
-        for features in self.features():
-            if features.path.parent != self.folder:
-                continue
-            group, keys = (features.root, digest(features.spec)), set(features.row_keys())
-            if group in newest and keys <= newest[group]:
-                out.append(features.path)
-            newest.setdefault(group, keys)
-        for partial in sorted(self.folder.glob("*.partial")):
-            lock = filelock.FileLock(self.folder / ".locks" / f"{partial.stem}.lock")
-            try:
-                with lock.acquire(timeout=0):
-                    if self._is_finished(partial):
-                        out.append(partial)
-            except (filelock.Timeout, OSError):
-                logger.warning("%s belongs to a running extraction and stays", partial)
-        return out
-
-
-def remove(path: Path) -> int:
-    """Delete a feature file or a folder of blocks; returns the bytes freed."""
-    size = size_on_disk(path)
-    with _writing(path.parent):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return size
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size

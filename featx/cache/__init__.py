@@ -1,0 +1,39 @@
+"""The cache: feature files, and the folder they lie in. Knows nothing of pictures and networks."""
+
+from featx.cache.feature_file import (
+    Features,
+    MissingRowsError,
+    Place,
+    RowKey,
+    Spec,
+    Stat,
+    digest,
+    gather,
+    load_features,
+    require_room,
+    require_same_spec,
+    rows_per_block,
+    spec_difference,
+    write_features,
+)
+from featx.cache.folder import CacheFolder, remove, size_on_disk
+
+__all__ = [
+    "CacheFolder",
+    "Features",
+    "MissingRowsError",
+    "Place",
+    "RowKey",
+    "Spec",
+    "Stat",
+    "digest",
+    "gather",
+    "load_features",
+    "remove",
+    "require_room",
+    "require_same_spec",
+    "rows_per_block",
+    "size_on_disk",
+    "spec_difference",
+    "write_features",
+]

@@ -1,0 +1,206 @@
+"""The cache folder: finished feature files and the blocks of unfinished ones. Rows are looked up by what they hold.
+
+Finished files are ``*.h5``; while an extraction runs, its blocks are ``*.partial/*.h5``. A block is a small feature
+file without labels, so rows are looked up in both alike, by spec and content id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from featx._files import write_whole
+from featx.cache.feature_file import (
+    Features,
+    Place,
+    RowKey,
+    Spec,
+    digest,
+    load_features,
+    read_header,
+    read_reasons,
+    writing,
+)
+from featx.errors import CacheError
+
+logger = logging.getLogger(__name__)
+
+
+class CacheFolder:
+    """Finished feature files and the blocks of unfinished ones, in one folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._warned: set[Path] = set()
+
+    def files(self) -> list[Path]:
+        """Finished feature files, the newest first."""
+        return sorted(self.folder.glob("[!.]*.h5"), key=lambda p: (-_mtime_ns(p), p.name))
+
+    def newest(self) -> Path:
+        """The feature file written last.
+
+        Raises:
+            CacheError: there is none.
+        """
+        files = self.files()
+        if not files:
+            raise CacheError(f"no feature file in {self.folder}; run `featx extract DATASET` first, or name a file")
+        return files[0]
+
+    def file_for(self, dataset: str, spec: Spec, listing: Any) -> Path:
+        """Where the features of a listing under a spec go: ``<dataset>-<backbone>-<key>.h5``."""
+        names = (dataset, str(spec["backbone"]).removesuffix(".keras"))
+        parts = (re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:40] or "data" for name in names)
+        return self.folder / f"{'-'.join(parts)}-{digest([spec, listing])}.h5"
+
+    def sweep(self, file: Path) -> None:
+        """Remove what killed processes left of ``file``; its lock must be held."""
+        for litter in self.folder.glob(f".{file.name}.*"):
+            with contextlib.suppress(OSError):
+                litter.unlink()
+
+    def partial(self, file: Path) -> Path:
+        """Where the blocks of an unfinished feature file are."""
+        return file.with_suffix(".partial")
+
+    def discard(self, partial: Path) -> None:
+        """Remove the blocks of a feature file that is finished; its lock must be held."""
+        if partial.exists():
+            remove(partial)
+
+    def lock_file(self, file: Path) -> Path:
+        """What is locked while a feature file, or its blocks, are written."""
+        return self.folder / ".locks" / f"{file.stem}.lock"
+
+    @contextmanager
+    def lock(self, file: Path) -> Iterator[None]:
+        """Hold the right to write one feature file; a second process waits. A killed holder's lock is free."""
+        place = self.lock_file(file)
+        with writing(place.parent):
+            lock = filelock.FileLock(place)
+        try:
+            lock.acquire(timeout=0)
+        except OSError as error:
+            if not isinstance(error, filelock.Timeout):
+                raise CacheError(f"{place.parent} cannot be written; give another --cache-dir") from error
+            logger.warning("another process is extracting the same features; waiting for it to end")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def features(self, **header: Any) -> Iterator[Features]:
+        """All readable feature files, then blocks, the newest file first, whose header has the values given.
+
+        Unreadable ones are warned of, once.
+        """
+        for path in [*self.files(), *sorted(self.folder.glob("*.partial/[!.]*.h5"))]:
+            with self._warned_of(path):
+                if header.items() <= read_header(path).items():
+                    yield load_features(path)
+
+    def reasons(self, decoded_by: str) -> dict[str, str]:
+        """Why pictures could not be read by that decoder, by content id."""
+        reasons: dict[str, str] = {}
+        for path in self.files():
+            with self._warned_of(path):
+                if read_header(path).get("decoded_by") == decoded_by:
+                    reasons |= read_reasons(path)
+        return reasons
+
+    @contextmanager
+    def _warned_of(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except CacheError as error:
+            if path.exists() and path not in self._warned:  # else its extraction has just been finished and tidied up
+                self._warned.add(path)
+                logger.warning("%s", error)
+
+    def find_rows(
+        self, spec: Spec, without: Collection[Place] = (), wanted: Collection[RowKey] | None = None
+    ) -> dict[RowKey, Place]:
+        """Where rows made by ``spec`` are: those ``wanted``, or all, in the newest place but for those ``without``."""
+        found: dict[RowKey, Place] = {}
+        for features in self.features(spec=spec):
+            for row, key in enumerate(features.row_keys()):
+                if key not in found and (wanted is None or key in wanted):
+                    place = Place(features.path, row, key)
+                    if place not in without:
+                        found[key] = place
+            if wanted is not None and len(found) == len(wanted):
+                break
+        return found
+
+    def read_memo(self, name: str) -> dict[str, Any]:
+        """A JSON object kept beside the features, empty if it is missing or unreadable: it only saves work."""
+        try:
+            memo = json.loads((self.folder / name).read_text())
+        except (OSError, ValueError):
+            return {}
+        return memo if isinstance(memo, dict) else {}
+
+    def write_memo(self, name: str, memo: dict[str, Any]) -> None:
+        """Replace a JSON object kept beside the features."""
+        place = self.folder / name
+        with writing(self.lock_file(place).parent), filelock.FileLock(self.lock_file(place)):
+            self.sweep(place)
+            write_whole(place, json.dumps(memo, indent=1).encode())
+
+    def superseded(self) -> list[Path]:
+        """What can go without losing a row: blocks and files all of whose rows a (newer) finished file has."""
+        newest: dict[tuple[str, str, str], set[RowKey]] = {}
+        finished: dict[str, set[RowKey]] = {}
+        out: list[Path] = []
+        needed: set[Path] = set()
+        for features in self.features():  # finished files come first
+            spec, keys = digest(features.spec), set(features.row_keys())
+            if features.path.parent != self.folder:
+                needed |= set() if keys <= finished.get(spec, set()) else {features.path.parent}
+                continue
+            group = (features.root, features.dataset, spec)
+            if group in newest and keys <= newest[group]:
+                out.append(features.path)
+            newest.setdefault(group, keys)
+            finished.setdefault(spec, set()).update(keys)
+        return out + [partial for partial in sorted(self.folder.glob("*.partial")) if partial not in needed]
+
+    def prune(self) -> Iterator[tuple[Path, int]]:
+        """Remove what is superseded; gives each path with the bytes it freed. What is in use stays."""
+        for path in self.superseded():
+            try:
+                with filelock.FileLock(self.lock_file(path), timeout=0):
+                    yield path, remove(path)
+            except filelock.Timeout:
+                logger.warning("%s belongs to a running extraction and stays", path)
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # another process has just removed it
+        return 0
+
+
+def remove(path: Path) -> int:
+    """Delete a feature file or a folder of blocks; returns the bytes freed."""
+    size = size_on_disk(path)
+    with writing(path.parent):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return size
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size

@@ -1,0 +1,76 @@
+"""How good predictions are: accuracy with its interval, log loss, confusion matrix, and each class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a classifier does on labelled rows.
+
+    Attributes:
+        accuracy: share of rows predicted right; ``ci95`` its 95 % interval (Wilson 1927).
+        log_loss: mean of -log(probability of the true class).
+        rows, split: how many and which; ``quarantined`` counts the data set's unreadable pictures.
+        confusion_matrix: rows are true classes, columns predicted ones, in the order of ``class_names``.
+        per_class: precision, recall, f1 and support by class name.
+        seen_in_training: how many of the rows the measured head was trained on. Anything but 0 flatters.
+    """
+
+    accuracy: float
+    ci95: tuple[float, float]
+    log_loss: float
+    rows: int
+    split: str
+    quarantined: int
+    class_names: list[str]
+    confusion_matrix: list[list[int]]
+    per_class: dict[str, dict[str, float]]
+    seen_in_training: int
+
+
+def measure(y: NDArray[np.int64], probabilities: NDArray[Any], class_names: list[str], **about: Any) -> Evaluation:
+    """Compare true classes with probabilities.
+
+    Args:
+        y: int ``(n,)``, true classes as numbers of ``class_names``.
+        probabilities: float ``(n, classes)``, rows summing to 1.
+        class_names: the classes.
+        **about: ``split``, ``quarantined`` and ``seen_in_training``, passed on.
+    """
+    numbers = np.arange(len(class_names))
+    predicted = np.argmax(probabilities, axis=1)
+    probabilities = probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 rows sum to 1 only nearly
+    accuracy = float(np.mean(predicted == y))
+    columns = precision_recall_fscore_support(y, predicted, labels=numbers, zero_division=0.0)
+    measures = ("precision", "recall", "f1", "support")
+    return Evaluation(
+        accuracy=accuracy,
+        ci95=wilson_interval(accuracy, len(y)),
+        log_loss=float(log_loss(y, probabilities, labels=numbers)),
+        rows=len(y),
+        class_names=class_names,
+        confusion_matrix=confusion_matrix(y, predicted, labels=numbers).tolist(),
+        per_class={
+            name: {m: float(column[i]) for m, column in zip(measures, columns, strict=True)}
+            for i, name in enumerate(class_names)
+        },
+        **about,
+    )
+
+
+def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share of ``n`` independent trials (Wilson 1927, "Probable inference")."""
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
