@@ -54,7 +54,7 @@ class Prediction:
     path: str
     label: str
     probability: float
-    all_probabilities: NDArray[np.float32] = field(repr=False)
+    all_probabilities: NDArray[np.float32] = field(repr=False, compare=False)
     class_names: list[str] = field(repr=False)
 
     @property
@@ -497,11 +497,16 @@ def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:
     return Recipe(**{**recipe, "backbone" if is_model_file(recipe["backbone"]) else "weights": weights})
 
 
+def _is_own(path: Path) -> bool:
+    return bool(OWN_FILES.fullmatch(path.name) or UNFINISHED.fullmatch(path.name))
+
+
 def _refuse_foreign(folder: Path) -> None:
     """Save into a new or empty folder, into a classifier's, or into what a killed process has left of one."""
-    if folder.is_dir() and not (folder / ABOUT).is_file():
-        if any(not OWN_FILES.fullmatch(p.name) and not UNFINISHED.fullmatch(p.name) for p in folder.iterdir()):
-            raise ModelError(f"{folder} exists and is not a classifier; give another --out")
+    if not folder.exists() or (folder / ABOUT).is_file():
+        return
+    if not folder.is_dir() or not all(_is_own(path) for path in folder.iterdir()):
+        raise ModelError(f"{folder} exists and is not a classifier; give another --out")
 
 
 def _sweep(folder: Path) -> None:
@@ -520,9 +525,8 @@ def _sweep(folder: Path) -> None:
 
 def _refuse_strangers(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
-        own = OWN_FILES.fullmatch(path.name) or UNFINISHED.fullmatch(path.name)
         harmless = path.suffix.lower() in HARMLESS_SUFFIXES or path.name.lower() in LITTER | {".ds_store"}
-        if not own and not harmless and not path.is_dir():
+        if not harmless and not _is_own(path) and not path.is_dir():
             raise ModelError(
                 f"{folder} was refused: {path.relative_to(folder)} could carry code, and a classifier is JSON and "
                 "arrays only. Remove it if you know how it came there, or fit again"

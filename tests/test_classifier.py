@@ -10,6 +10,8 @@ import logging
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +24,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import featx
-from featx import classifier as classifier_module
-from featx.classifier import Classifier, wilson_interval
+from featx.cache import digest
+from featx.classifier import Classifier
 from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
+from featx.evaluation import wilson_interval
 from featx.heads import LogisticHead
 from featx.images import content_id
 
@@ -385,8 +388,21 @@ def test_the_validation_split_is_what_fit_held_out(stripes: Stripes, fitted: dic
     found = fitted["bn-mlp"].evaluate(stripes.features, "validation")
     assert (found.rows, found.seen_in_training) == (6, 0)
     assert found.accuracy == pytest.approx(fitted["bn-mlp"].report["validation_accuracy"])
-    again = fitted["logreg"].evaluate(stripes.features, "validation")
-    assert (again.rows, again.seen_in_training) == (6, 6)
+
+
+@pytest.mark.parametrize("head", ["logreg", "knn"])
+def test_rows_held_out_are_measured_as_before_the_second_fit(stripes: Stripes, tmp_path: Path, head: str) -> None:
+    """The head has seen them since; its nearest neighbours are the very rows."""
+    y = stripes.features.y.copy()
+    train = np.flatnonzero(stripes.features.splits == "train")
+    y[train] = np.random.default_rng(0).permutation(y[train])  # nothing to learn, all to remember
+    features = _only(_with(stripes.features, y=y), "train")
+    model = featx.fit(features, head, **({"n_neighbors": 1} if head == "knn" else {}))
+    assert model.report["refitted"] and (head != "knn" or model.report["train_accuracy"] == 1)
+    for again in (model, Classifier.load(model.save(tmp_path / "model"))):
+        found = again.evaluate(features)
+        assert (found.split, found.rows, found.seen_in_training) == ("validation", 6, 0)
+        assert found.accuracy == pytest.approx(model.report["validation_accuracy"]) and found.accuracy < 1
 
 
 def test_the_validation_split_of_another_data_set_is_what_is_marked_so(stripes: Stripes, ridge: Classifier) -> None:
@@ -412,17 +428,15 @@ def test_without_a_test_split_unseen_rows_are_measured(stripes: Stripes, fitted:
         assert (found.split, found.rows, found.seen_in_training) == ("unseen", rows, 0)
 
 
-def test_when_every_row_was_trained_on_the_error_says_what_was_measured(
-    stripes: Stripes, fitted: dict[str, Classifier]
-) -> None:
-    accuracy = fitted["logreg"].report["validation_accuracy"]
-    with pytest.raises(TrainingError, match=f"was trained on, and there is no test split. .* {accuracy:.3f} was measu"):
-        fitted["logreg"].evaluate(_only(stripes.features, "train"))
+def test_when_every_row_was_trained_on_the_error_says_what_to_do(stripes: Stripes) -> None:
+    model = featx.fit(stripes.features, "ridge", validation=0)
+    with pytest.raises(TrainingError, match="no labelled rows of the validation split. Evaluate on other pictures"):
+        model.evaluate(_only(stripes.features, "train"))
 
 
 def test_no_rows_of_a_split(stripes: Stripes, ridge: Classifier) -> None:
     features = _with(stripes.features, splits=_splits(stripes.features, ""))
-    with pytest.raises(TrainingError, match="has no labelled rows of the test split; try another --split"):
+    with pytest.raises(TrainingError, match="has no labelled rows of the test split. .*, or try another --split"):
         ridge.evaluate(features, "test")
 
 
@@ -481,7 +495,7 @@ def test_the_doctor_skips_pictures_that_changed_or_vanished(
     skipped = dict(found["skipped"])
     assert skipped.keys() == {"test/lying/200.png", "test/lying/201.png"}
     assert "no such file" in skipped["test/lying/200.png"]
-    assert skipped["test/lying/201.png"] == "was changed since it was extracted"
+    assert skipped["test/lying/201.png"] == "was changed since featx last looked; extract again"
 
 
 def test_the_doctor_needs_one_picture_in_its_place(stripes: Stripes, ridge: Classifier, tmp_path: Path) -> None:
@@ -575,6 +589,11 @@ def _litter(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def _arrays(folder: Path) -> Path:
+    (only,) = folder.glob("arrays-*.npz")
+    return only
+
+
 def test_a_foreign_folder_is_not_touched(ridge: Classifier, tmp_path: Path) -> None:
     foreign = tmp_path / "photos"
     foreign.mkdir()
@@ -590,7 +609,7 @@ def test_an_old_classifier_is_replaced(ridge: Classifier, fitted: dict[str, Clas
     fitted["bn-mlp"].save(tmp_path / "deep/er/model")
     ridge.save(tmp_path / "deep/er/model")
     assert Classifier.load(tmp_path / "deep/er/model").report["head"] == "ridge"
-    assert _litter(tmp_path / "deep/er/model") == ["arrays.npz", "classifier.json"]
+    assert _litter(tmp_path / "deep/er/model") == [_arrays(tmp_path / "deep/er/model").name, "classifier.json"]
     assert _litter(tmp_path / "deep/er") == ["model"]
 
 
@@ -611,11 +630,12 @@ def test_a_disk_that_fills_up_leaves_things_as_they_were(
     if before:
         ridge.save(tmp_path / "model")
 
-    def full(file: Path, **arrays: Any) -> None:
-        Path(file).write_bytes(b"half")
+    def full(self: Path, data: bytes) -> int:
+        real(self, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(classifier_module.np, "savez", full)
+    real = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ModelError, match="model cannot be written: no space left on device"):
         fitted["logreg"].save(tmp_path / "model")
     assert _litter(tmp_path) == (["model"] if before else [])
@@ -623,33 +643,74 @@ def test_a_disk_that_fills_up_leaves_things_as_they_were(
         assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
 
 
-def test_a_rename_that_fails_leaves_the_old_classifier(
-    ridge: Classifier, fitted: dict[str, Classifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_notes_in_the_folder_outlive_a_second_fit(ridge: Classifier, tmp_path: Path) -> None:
+    (ridge.save(tmp_path / "model") / "notes.md").write_text("mine")
+    ridge.save(tmp_path / "model")
+    assert (tmp_path / "model/notes.md").read_text() == "mine"
+
+
+# A save that dies at its first, second, ... sync, rename or removal, before or after it; then what is there. Each time
+# from the same state.
+DYING = """
+import os, shutil, signal, sys
+from pathlib import Path
+from featx.cache import digest
+from featx.classifier import Classifier
+
+new, place = Classifier.load(sys.argv[1]), sys.argv[2]
+calls = 0
+
+def deadly(function, moment):
+    def call(*arguments, **options):
+        global calls
+        for done in (False, True):
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not done:
+                result = function(*arguments, **options)
+        return result
+    return call
+
+for moment in range(1, 99):
+    shutil.rmtree(place + "-dying", ignore_errors=True)
+    if os.path.exists(place):
+        shutil.copytree(place, place + "-dying")
+    pid = os.fork()
+    if pid == 0:
+        for name in ("fsync", "replace", "unlink"):
+            setattr(os, name, deadly(getattr(os, name), moment))
+        new.save(place + "-dying")
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] == 0:
+        break
+    there = Path(place + "-dying", "classifier.json").exists()
+    print(Classifier.load(place + "-dying").report["head"] if there else "none")
+    new.save(place + "-dying")
+print(len(os.listdir(place + "-dying")))
+"""
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["replacing", "new"])
+def test_a_save_killed_at_any_instant(
+    ridge: Classifier, fitted: dict[str, Classifier], tmp_path: Path, before: bool
 ) -> None:
-    """The new folder cannot take its place: then the old one has to be there as before."""
-    ridge.save(tmp_path / "model")
-    real = os.replace
-
-    def replace(source: Any, target: Any) -> None:
-        if Path(target) == tmp_path / "model" and "old" not in Path(source).name:
-            raise OSError(errno.EIO, "Input/output error")
-        real(source, target)
-
-    monkeypatch.setattr(classifier_module.os, "replace", replace)
-    with pytest.raises(ModelError, match="cannot be written: input/output error"):
-        fitted["logreg"].save(tmp_path / "model")
-    assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
-    assert _litter(tmp_path) == ["model"]
-
-
-@pytest.mark.parametrize("litter", [".model.old", ".model.PID"])
-def test_litter_of_a_killed_save_does_not_stop_the_next(ridge: Classifier, tmp_path: Path, litter: str) -> None:
-    litter = litter.replace("PID", str(os.getpid()))  # here and not above: workers must collect the same tests
-    ridge.save(tmp_path / "model")
-    (tmp_path / litter).mkdir()
-    (tmp_path / litter / "arrays.npz").write_bytes(b"half")
-    ridge.save(tmp_path / "model")
-    assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
+    """Then the old classifier is there whole, or the new one is; and the next save is not stopped by what is left."""
+    fitted["logreg"].save(tmp_path / "new")
+    if before:
+        ridge.save(tmp_path / "model")
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, tmp_path / "new", tmp_path / "model"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    *found, files = done.stdout.split()
+    old = "ridge" if before else "none"
+    turn = found.index("logreg")
+    assert turn > 3 and found == [old] * turn + ["logreg"] * (len(found) - turn)
+    assert files == "2"
 
 
 def test_a_folder_that_may_not_be_written(ridge: Classifier, tmp_path: Path) -> None:
@@ -675,9 +736,18 @@ def saved(ridge: Classifier, tmp_path: Path) -> Path:
 
 
 def _edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """As somebody would who knows how to make the digest fit."""
     about = json.loads((folder / "classifier.json").read_text())
+    del about["digest"]
     change(about)
-    (folder / "classifier.json").write_text(json.dumps(about))
+    (folder / "classifier.json").write_text(json.dumps({**about, "digest": digest(about)}))
+
+
+def test_names_that_were_exchanged(saved: Path) -> None:
+    text = (saved / "classifier.json").read_text()
+    (saved / "classifier.json").write_text(text.replace("lying", "LYING").replace("standing", "lying"))
+    with pytest.raises(ModelError, match=r"classifier\.json is not the file that was saved; fit again"):
+        Classifier.load(saved)
 
 
 def test_no_classifier_there(tmp_path: Path) -> None:
@@ -740,20 +810,21 @@ def test_class_names_of_another_number(saved: Path) -> None:
 
 
 def test_arrays_that_are_gone(saved: Path) -> None:
-    (saved / "arrays.npz").unlink()
+    _arrays(saved).unlink()
     with pytest.raises(ModelError, match="damaged or was altered"):
         Classifier.load(saved)
 
 
 def test_a_flipped_bit(saved: Path) -> None:
-    data = bytearray((saved / "arrays.npz").read_bytes())
+    file = _arrays(saved)
+    data = bytearray(file.read_bytes())
     for at in (0, len(data) // 2, len(data) - 1):
         data[at] ^= 1
-        (saved / "arrays.npz").write_bytes(data)
-        with pytest.raises(ModelError, match=r"arrays\.npz is not the file that was saved; fit again"):
+        file.write_bytes(data)
+        with pytest.raises(ModelError, match=r"arrays-\w+\.npz is not the file that was saved; fit again"):
             Classifier.load(saved)
         data[at] ^= 1
-    (saved / "arrays.npz").write_bytes(data)
+    file.write_bytes(data)
     assert Classifier.load(saved).report["head"] == "ridge"
 
 
@@ -783,11 +854,13 @@ def test_a_pickle_in_place_of_the_arrays_is_not_run(saved: Path, tmp_path: Path,
     elif form == "npy":
         np.save(file, hostile, allow_pickle=True)
     else:
-        with np.load(saved / "arrays.npz") as stored:
+        with np.load(_arrays(saved)) as stored:
             np.savez(file, **{**{name: stored[name] for name in stored.files}, "head/coef_": hostile})
-    (saved / "arrays.npz").write_bytes(file.getvalue())
+    _arrays(saved).write_bytes(file.getvalue())
     if signed:
-        _edit(saved, lambda about: about.update(arrays=content_id(file.getvalue())))
+        content = content_id(file.getvalue())
+        _arrays(saved).rename(saved / f"arrays-{content}.npz")
+        _edit(saved, lambda about: about.update(arrays=content))
     with pytest.raises(ModelError, match="damaged or was altered" if signed else "not the file that was saved"):
         Classifier.load(saved)
     assert not ran.exists()
@@ -827,6 +900,23 @@ def test_a_file_that_could_carry_code_is_refused(saved: Path, tmp_path: Path, na
     with pytest.raises(ModelError, match=f"was refused: {name} could carry code"):
         Classifier.load(saved)
     assert not (tmp_path / "ran").exists()
+
+
+def test_arrays_that_would_swell_are_refused(saved: Path) -> None:
+    file = io.BytesIO()
+    with np.load(_arrays(saved)) as stored:
+        np.savez_compressed(file, **{name: stored[name] for name in stored.files}, more=np.zeros(10**8, np.int8))
+    content = content_id(file.getvalue())
+    (saved / f"arrays-{content}.npz").write_bytes(file.getvalue())
+    _edit(saved, lambda about: about.update(arrays=content))
+    with pytest.raises(ModelError, match="arrays are compressed"):
+        Classifier.load(saved)
+
+
+def test_arrays_outside_the_folder_are_not_read(saved: Path, tmp_path: Path) -> None:
+    _edit(saved, lambda about: about.update(arrays=f"/../../{about['arrays']}"))
+    with pytest.raises(ModelError, match="damaged or was altered|not the file that was saved"):
+        Classifier.load(saved)
 
 
 @pytest.mark.parametrize("name", ["README.md", "report.html", "plots/confusion.png", ".DS_Store", "Thumbs.db"])

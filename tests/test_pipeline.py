@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -20,7 +18,7 @@ from conftest import picture
 
 import featx
 from featx.backbones import Trunk
-from featx.errors import DatasetError, ExtractionError, ModelError, SpecMismatchError, TrainingError
+from featx.errors import DatasetError, ExtractionError, SpecMismatchError, TrainingError
 
 ROOT = Path(featx.__file__).parents[1]
 
@@ -239,58 +237,6 @@ def test_a_class_that_only_the_test_split_has(
     root = make_dataset(classes=3, split="test", first=50)
     with pytest.raises(TrainingError, match="'slanted' has no picture to train on"):
         featx.fit(extract(root).features)
-
-
-class _Hostile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
-
-
-def test_a_hostile_folder_is_refused(stripes: tuple[Path, featx.Features], tmp_path: Path) -> None:
-    from featx.images import content_id
-
-    ran, model = tmp_path / "ran", tmp_path / "model"
-    featx.fit(stripes[1], "ridge").save(model)
-    sound = (model / "arrays.npz").read_bytes()
-    (model / "head.pkl").write_bytes(pickle.dumps(_Hostile(ran)))
-    with pytest.raises(ModelError, match=r"head\.pkl could carry code"):
-        featx.Classifier.load(model)
-    (model / "head.pkl").rename(model / "arrays.npz")
-    with pytest.raises(ModelError, match="not the file that was saved"):
-        featx.Classifier.load(model)
-    about = json.loads((model / "classifier.json").read_text())
-    about["arrays"] = content_id((model / "arrays.npz").read_bytes())
-    (model / "classifier.json").write_text(json.dumps(about))
-    with pytest.raises(ModelError, match="damaged or was altered"):
-        featx.Classifier.load(model)
-    (model / "arrays.npz").write_bytes(sound)
-    assert not ran.exists()
-
-
-def test_a_lambda_in_a_backbone_file_is_refused(
-    stripes: tuple[Path, featx.Features], tmp_path: Path, tiny_backbone: str
-) -> None:
-    from featx._keras import load_keras
-
-    keras = load_keras()
-    ran = tmp_path / "ran"
-    x = keras.Input((32, 32, 3))
-    evil = tmp_path / "evil.keras"
-    keras.Model(x, keras.layers.Lambda(lambda t, p=str(ran): (__import__("pathlib").Path(p).touch(), t)[1])(x)).save(
-        evil
-    )
-    ran.unlink(missing_ok=True)
-    model = tmp_path / "model"
-    featx.fit(stripes[1], "ridge").save(model)
-    about = json.loads((model / "classifier.json").read_text())
-    about["recipe"]["backbone"] = str(evil)
-    (model / "classifier.json").write_text(json.dumps(about))
-    with pytest.raises(featx.FeatxError, match="refused"):
-        featx.Classifier.load(model).predict([stripes[0]])
-    assert not ran.exists()
 
 
 def test_transformer_in_a_grid_search(

@@ -51,6 +51,7 @@ _DTYPES: dict[str, Any] = {
     "quarantine": _QUARANTINE,
     "stat": _STAT,
 }
+_WIDTHS = {"ids": "U32", "splits": "U10"}  # in memory: unlike objects, NumPy finds and compares them at once
 
 
 @dataclass(frozen=True)
@@ -313,8 +314,8 @@ def _read_table(file: Any, name: str) -> NDArray[Any]:
     stored = file[name]
     if stored.ndim != 1 or stored.id.get_storage_size() < stored.size * stored.dtype.itemsize:
         raise ValueError(f"/{name} promises more than it holds")  # a few bytes may claim to be gigabytes
-    if name in ("ids", "splits"):  # short and of one length: unlike objects, NumPy finds and compares them at once
-        words: NDArray[Any] = stored.asstr()[:].astype(str)
+    if name in _WIDTHS:
+        words: NDArray[Any] = stored.asstr()[:].astype(_WIDTHS[name])
         return words
     if dtype is _TEXT:
         text: NDArray[Any] = stored.asstr()[:]
