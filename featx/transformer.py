@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +23,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Pictures in, features of a frozen base out. Nothing is learned: ``fit`` only checks the settings.
 
     ``X`` is a list of paths, or an array of pictures, ``uint8 (n, h, w, 3)`` RGB. Clones share one trunk, and features
-    once computed are remembered by the picture's content, so a grid search computes each picture once.
+    once computed are remembered by the picture's content (a gigabyte of them, as long as the process lives), so a grid
+    search computes each picture once. For more, extract to a feature file.
 
     Args:
         backbone, weights, layer, pooling, size, resize, preprocess, dtype, max_pixels, random_state: see
@@ -80,9 +82,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f"Pictures must be uint8 (n, h, w, 3). Got {X.dtype} {X.shape} instead.")
         pictures: list[Any] = list(X)
         keys = [_content(picture) for picture in pictures]
-        remembered = _MEMORY.setdefault((*recipe.trunk_key(), repr(recipe)), {})
+        found = _MEMORY.recall((*recipe.trunk_key(), repr(recipe)), keys)
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
-        missing = [number for key, number in first.items() if key not in remembered]
+        missing = sorted(number for key, number in first.items() if key not in found)
 
         def load(number: int) -> NDArray[np.uint8]:
             picture = pictures[number]
@@ -96,11 +98,12 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 stored, wrong = as_stored(features, recipe.dtype)
                 for row, why in wrong.items():
                     raise ExtractionError(f"{_name(pictures[numbers[row]], numbers[row])}: {why}")
-                remembered.update(zip((keys[n] for n in numbers), stored, strict=True))
+                found |= zip((keys[n] for n in numbers), stored, strict=True)
         for number, reason in sorted(failures.items()):
             raise PictureError(f"{pictures[number]}: {reason}")
-        found = [remembered[key] for key in keys]
-        return np.array(found, np.float32).reshape(len(pictures), *trunk.feature_shape)
+        _MEMORY.keep((*recipe.trunk_key(), repr(recipe)), found)
+        rows = [found[key] for key in keys]
+        return np.array(rows, np.float32).reshape(len(pictures), *trunk.feature_shape)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -124,5 +127,26 @@ def _name(picture: Any, number: int) -> str:
     return f"picture {number}" if isinstance(picture, np.ndarray) else str(picture)
 
 
-# Features by recipe and content. It lives as long as the process, like the trunk; a cache folder is for more.
-_MEMORY: dict[tuple[str, ...], dict[str, NDArray[Any]]] = {}
+class _Memory:
+    """Features by recipe and content, the last used within a number of bytes."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._rows: OrderedDict[tuple[tuple[str, ...], str], NDArray[Any]] = OrderedDict()
+        self._used = 0
+
+    def recall(self, recipe: tuple[str, ...], keys: list[str]) -> dict[str, NDArray[Any]]:
+        return {key: self._rows[recipe, key] for key in keys if (recipe, key) in self._rows}
+
+    def keep(self, recipe: tuple[str, ...], rows: dict[str, NDArray[Any]]) -> None:
+        for key, row in rows.items():
+            if (recipe, key) not in self._rows:
+                self._rows[recipe, key] = row.copy()  # a row of a batch would keep the whole batch
+                self._used += row.nbytes
+            self._rows.move_to_end((recipe, key))
+        while self._used > self.nbytes:
+            _, row = self._rows.popitem(last=False)
+            self._used -= row.nbytes
+
+
+_MEMORY = _Memory(2**30)  # as long as the process lives, like the trunk

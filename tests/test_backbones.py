@@ -5,10 +5,13 @@ from __future__ import annotations
 import collections
 import gc
 import http.client
+import importlib
 import inspect
+import logging
 import re
 import socket
 import sys
+import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -28,9 +31,6 @@ from featx.backbones import (
     PREPROCESSINGS,
     Backbone,
     Trunk,
-    _layers,
-    _preprocess,
-    _randomise,
     build_trunk,
     canonical_name,
     find_backbone,
@@ -38,6 +38,10 @@ from featx.backbones import (
     list_layers,
     resolve_size,
 )
+from featx.backbones import weights as weights_module
+from featx.backbones.layers import layers_by_name
+from featx.backbones.preprocessing import preprocess_pictures
+from featx.backbones.weights import randomise
 from featx.errors import BackboneError, FeatxError, WeightsError
 
 SMALL = {  # networks built in the fast run, and the size at which
@@ -72,7 +76,7 @@ def build_base(name: str, size: int = 32, random_state: int = 0, **options: Any)
         options["alpha"] = alpha
     build = getattr(load_keras().applications, row.constructor)
     base = build(**{"include_top": False, "weights": None, "input_shape": (size, size, 3), **options})
-    _randomise(base, size, row.preprocess, random_state)
+    randomise(base, size, row.preprocess, random_state)
     return base
 
 
@@ -187,14 +191,14 @@ def test_rule_is_that_of_keras(rule: str) -> None:
     expected = {"none": x, "rescale": x / 255}.get(rule)
     if expected is None:
         expected = preprocess_input(x.copy(), mode=rule)
-    assert np.allclose(np.asarray(_preprocess(x, rule)), expected, rtol=1e-5, atol=1e-4)
+    assert np.allclose(np.asarray(preprocess_pictures(x, rule)), expected, rtol=1e-5, atol=1e-4)
     assert np.array_equal(x, before)
 
 
 def test_rules_differ() -> None:
     """One preprocessing for every backbone is silent but catastrophic (thingsvision#183)."""
     x = np.random.default_rng(0).uniform(0, 255, (3, 5, 4, 3)).astype(np.float32)
-    values = [np.asarray(_preprocess(x, rule)) for rule in PREPROCESSINGS]
+    values = [np.asarray(preprocess_pictures(x, rule)) for rule in PREPROCESSINGS]
     for i, one in enumerate(values):
         assert not any(np.allclose(one, other, atol=0.05) for other in values[:i])
 
@@ -203,7 +207,7 @@ def test_rules_differ() -> None:
 def test_rule_of_each_network_is_that_of_its_keras_module(row: Backbone) -> None:
     x = np.random.default_rng(1).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
     expected = np.asarray(keras_preprocess(row)(x.copy()))
-    assert np.allclose(np.asarray(_preprocess(x, row.preprocess)), expected, rtol=1e-5, atol=1e-4)
+    assert np.allclose(np.asarray(preprocess_pictures(x, row.preprocess)), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_other_rule_on_request() -> None:
@@ -334,7 +338,7 @@ def test_layer_names_do_not_depend_on_what_was_built_before(name: str) -> None:
         fresh = [row.name for row in list_layers(name, size)]
     later = build_base(name, size)
     assert [layer.name for layer in later.layers] != fresh  # or this test shows nothing
-    assert [row.name for row in list_layers(name, size)] == list(_layers(later)) == fresh
+    assert [row.name for row in list_layers(name, size)] == list(layers_by_name(later)) == fresh
     assert len(set(fresh)) == len(fresh)
 
 
@@ -569,6 +573,36 @@ def test_every_broken_download_names_the_file(error: Exception, download: dict[s
     assert str(place) in str(caught.value) and "--weights FILE" in str(caught.value)
 
 
+def test_a_network_that_never_answers(
+    download: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A firewall that drops packets, or names that are never found: sockets wait for each address in turn."""
+    over = threading.Event()
+
+    def hang(*_: Any) -> None:
+        over.wait(60)
+
+    monkeypatch.setattr(importlib.import_module("keras.src.utils.file_utils"), "urlretrieve", hang)
+    monkeypatch.setattr(weights_module, "DOWNLOAD_TIMEOUT", 0.3)
+    with pytest.raises(WeightsError, match="could not be downloaded. Keras wants https://.*: put that file at"):
+        build_trunk("mobilenetv2-0.35", size=32)
+    assert not over.is_set() and capfd.readouterr() == ("", "")
+    over.set()
+
+
+def test_a_download_is_logged_by_tenths(caplog: pytest.LogCaptureFixture) -> None:
+    said = weights_module._Said("vgg16")
+    with caplog.at_level(logging.INFO):
+        said.write("Downloading data from https://example.org/vgg16.h5\n")
+        assert said.connecting_since
+        for done in range(0, 1001, 10):
+            said.write(f"\r{done}/1000 [====]")
+    assert not said.connecting_since
+    assert [record.getMessage() for record in caplog.records][::5] == [
+        f"downloading the weights of vgg16: {percent} % of 0 MB" for percent in (0, 50, 100)
+    ]
+
+
 def test_width_that_has_no_imagenet_weights(download: dict[str, Any]) -> None:
     with pytest.raises(WeightsError, match="no ImageNet weights for mobilenetv2-0.33: .*0.35.*1.4"):
         build_trunk("mobilenetv2-0.33", size=32)
@@ -766,10 +800,21 @@ def test_own_model_is_known_by_its_weights(tiny_backbone: str, tmp_path: Path) -
 def test_own_model_with_random_weights_and_a_weights_file(tiny_backbone: str, tmp_path: Path) -> None:
     own = build_trunk(tiny_backbone, preprocess="none")
     drawn = build_trunk(tiny_backbone, preprocess="none", weights="random", random_state=2)
-    assert drawn.weights.startswith("random-2-") and off(drawn(pictures(32)), own(pictures(32))) > 0.1
+    assert drawn.weights != own.weights and off(drawn(pictures(32)), own(pictures(32))) > 0.1
     load_keras().saving.load_model(tiny_backbone).save_weights(tmp_path / "own.weights.h5")
     given = build_trunk(tiny_backbone, preprocess="none", weights=str(tmp_path / "own.weights.h5"))
     assert given.weights == own.weights
+
+
+def test_own_models_that_differ_in_what_is_not_drawn_differ_in_their_spec(tiny_backbone: str, tmp_path: Path) -> None:
+    """Random weights are kernels; biases stay the file's."""
+    model = load_keras().saving.load_model(tiny_backbone)
+    model.get_layer("edges").bias.assign(model.get_layer("edges").bias + 100)
+    model.save(tmp_path / "tiny.keras")
+    one, other = (
+        build_trunk(str(f), preprocess="none", weights="random") for f in (tiny_backbone, tmp_path / "tiny.keras")
+    )
+    assert off(one(pictures(32)), other(pictures(32))) > 0.01 and one.weights != other.weights
 
 
 @pytest.mark.parametrize("rule", ["auto", "imagenet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import io
 import json
@@ -24,6 +25,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import featx
+from featx.backbones import Trunk
 from featx.cache import digest
 from featx.classifier import Classifier
 from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
@@ -575,6 +577,59 @@ def test_only_unreadable_files(ridge: Classifier, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("settings", [{"resize": "pad"}, {"resize": "crop", "dtype": "float32"}, {"pooling": "max"}])
+def test_files_are_predicted_as_the_cache_was(stripes: Stripes, tmp_path: Path, settings: dict[str, str]) -> None:
+    """Whatever the spec says; here, pictures that are not square show it (tensorflow#46255, keras#8114)."""
+    features = stripes.extract(**settings)
+    model = Classifier.load(featx.fit(features, "logreg", C=10.0).save(tmp_path / "model"))
+    predictions, _ = model.predict([stripes.root / "test"])
+    rows = np.flatnonzero(features.splits == "test")
+    live = np.array([p.all_probabilities for p in predictions])
+    np.testing.assert_allclose(live, model.predict_proba(features, rows), atol=1e-3)
+    assert model.doctor(features)["ok"]
+    plain = featx.fit(stripes.features, "logreg", C=10.0)
+    assert (
+        np.abs(np.array([p.all_probabilities for p in plain.predict([stripes.root / "test"])[0]]) - live).max() > 1e-2
+    )
+
+
+def test_one_picture_out_of_range_does_not_end_a_prediction(
+    ridge: Classifier, stripes: Stripes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Trunk.__call__
+
+    def glaring(self: Trunk, images: Any) -> Any:
+        features = real(self, images)
+        features[1] = 1e6
+        return features
+
+    monkeypatch.setattr(Trunk, "__call__", glaring)
+    predictions, quarantined = ridge.predict([stripes.root / "test"], batch_size=18)
+    assert (len(predictions), len(quarantined)) == (17, 1)
+    assert "a feature of 1e+06 is out of float16's range; extract with --dtype float32" in quarantined[0][1]
+
+
+def test_the_doctor_does_not_trust_what_is_not_a_number(stripes: Stripes, ridge: Classifier) -> None:
+    broken = dataclasses.replace(ridge, head=copy.deepcopy(ridge.head))
+    broken.head.coef_ = np.full_like(ridge.head.coef_, np.nan)
+    found = broken.doctor(stripes.features)
+    assert not found["ok"] and np.isnan(found["max_abs_difference"])
+
+
+def test_parameters_belong_to_a_head_given_by_name(stripes: Stripes) -> None:
+    with pytest.raises(TrainingError, match="give C to the head itself"):
+        featx.fit(stripes.features, LogisticHead(), C=123)
+
+
+def test_other_weights_are_noticed_before_a_data_set_is_extracted(
+    stripes: Stripes, ridge: Classifier, counted: list[int], tmp_path: Path
+) -> None:
+    moved = dataclasses.replace(ridge, spec={**ridge.spec, "weights": "0" * 32})
+    with pytest.raises(SpecMismatchError, match="weights is"):
+        moved.features(stripes.root, cache_dir=tmp_path / "cache")
+    assert counted == []
+
+
 def test_paths_that_lead_nowhere(ridge: Classifier, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such file: .*/nowhere.png"):
         ridge.predict([tmp_path / "nowhere.png"])
@@ -654,6 +709,7 @@ def test_notes_in_the_folder_outlive_a_second_fit(ridge: Classifier, tmp_path: P
 DYING = """
 import os, shutil, signal, sys
 from pathlib import Path
+from featx.backbones import Trunk
 from featx.cache import digest
 from featx.classifier import Classifier
 

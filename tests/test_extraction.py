@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from featx.backbones import Trunk
 from featx.cache import CacheFolder, Features, load_features, write_features
 from featx.errors import BackboneError, CacheError, DatasetError, ExtractionError, FileReadError, WeightsError
 from featx.extraction import Extraction, explain
+from featx.images import decode, resize
 from featx.recipe import Recipe
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
@@ -1142,6 +1145,187 @@ def test_a_finished_extraction_can_be_used_from_a_read_only_disk(
     picture(0, 30).save(root / "lying" / "new.png")
     with pytest.raises(CacheError, match="cannot be written"):
         run(root, cache_dir=small_disk / "cache")
+
+
+# -------------------------------------------------------------------------------------------------- memory and threads
+
+
+MEMORY = """
+import resource
+from featx.images import content_id
+root, cache, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
+Fake.size, Fake.feature_shape = 64, (32, 32, 64)  # 256 KiB a picture as float32
+Fake.__call__ = lambda self, images: np.repeat(images[:, ::2, ::2, :1].astype(np.float32), 64, axis=3)
+os.makedirs(root + "/a")
+for number in range(each):
+    Image.fromarray(np.full((8, 8, 3), [number % 256, number // 256, 0], np.uint8)).save(f"{root}/a/{number:05}.png")
+done = extract(cache, batch_size=16, dtype="float32")
+assert done.computed == each
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def _peak(tmp_path: Path, pictures: int) -> int:
+    code = FAKE.replace("import numpy as np", "import numpy as np\nfrom PIL import Image") + MEMORY
+    folder = tmp_path / str(pictures)
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder / "pictures", folder / "cache", str(pictures)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+    """keras#21642, thingsvision#74: features are never collected. 1,500 pictures make 375 MiB of them."""
+    few, many = _peak(tmp_path, 300), _peak(tmp_path, 1500)
+    assert many - few < 60 * 2**20  # mapped pages of the file included
+
+
+def test_pictures_are_decoded_while_the_trunk_runs(
+    make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch ends only when a picture of the second has been decoded meanwhile."""
+    later, decoded = threading.Event(), []
+    real_load, real_call = extraction.load_file, Trunk.__call__
+
+    def load(path: Path, *arguments: Any) -> Any:
+        image = real_load(path, *arguments)
+        decoded.append(path)
+        if len(decoded) > 4:
+            later.set()
+        return image
+
+    def call(self: Trunk, images: Any) -> Any:
+        assert later.wait(20), "nothing was decoded while the trunk was at work"
+        return real_call(self, images)
+
+    monkeypatch.setattr(extraction, "load_file", load)
+    monkeypatch.setattr(Trunk, "__call__", call)
+    assert run(make_dataset(each=4), batch_size=4).computed == 8
+
+
+def test_no_more_pictures_are_decoded_ahead_than_fit_two_batches(
+    make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_load, real_call = extraction.load_file, Trunk.__call__
+    decoded, most = [0], [0]
+
+    def load(*arguments: Any) -> Any:
+        decoded[0] += 1
+        return real_load(*arguments)
+
+    def call(self: Trunk, images: Any) -> Any:
+        time.sleep(0.05)  # time to run ahead
+        most[0] = max(most[0], decoded[0])
+        decoded[0] -= len(images)
+        return real_call(self, images)
+
+    monkeypatch.setattr(extraction, "load_file", load)
+    monkeypatch.setattr(Trunk, "__call__", call)
+    run(make_dataset(each=20), batch_size=2)
+    assert most[0] <= 2 + 2 * 2
+
+
+def test_pictures_are_left_as_they_are(make_dataset: Make, run: Run) -> None:
+    """keras#19026: bad pictures are skipped, not deleted."""
+    root = make_dataset(each=3)
+    (root / "lying" / "bad.png").write_bytes(b"bad")
+
+    def state() -> dict[Path, Any]:
+        return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in root.rglob("*") if p.is_file()}
+
+    before = state()
+    run(root)
+    assert state() == before
+
+
+def test_mnist_just_works(tmp_path: Path) -> None:
+    """Gray digits of 28 pixels, below what VGG16 takes: they are enlarged; only when told 28 is that an error."""
+    for label in range(2):
+        (tmp_path / "digits" / str(label)).mkdir(parents=True)
+        for number in range(2):
+            picture(label, number, (28, 28)).convert("L").save(tmp_path / "digits" / str(label) / f"{number}.png")
+    settings = {"cache_dir": tmp_path / "cache", "backbone": "vgg16", "weights": "random", "pooling": "avg"}
+    done = extraction.extract(tmp_path / "digits", batch_size=4, **settings)
+    assert (done.rows, done.shape, done.spec["size"]) == (4, (4, 512), 224)
+    with pytest.raises(BackboneError, match="at least 32 x 32 pixels, got --size 28"):
+        extraction.extract(tmp_path / "digits", size=28, **settings)
+
+
+def test_weights_that_change_meanwhile_never_get_into_the_cache(
+    make_dataset: Make, run: Run, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training job writes its file anew while the pictures are hashed."""
+    root, file = make_dataset(each=2), tmp_path / "mine.keras"
+    shutil.copy(tiny_backbone, file)
+    from featx._keras import load_keras
+
+    other = load_keras().saving.load_model(tiny_backbone)
+    other.set_weights([value + 1 for value in other.get_weights()])
+    other.save(tmp_path / "other.keras")
+    real = extraction.read_file
+
+    def meanwhile(path: Path) -> bytes:
+        shutil.copy(tmp_path / "other.keras", file)
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "read_file", meanwhile)
+        with pytest.raises(ExtractionError, match="weights were changed while featx was running; run the same command"):
+            run(root, backbone=str(file))
+    done = run(root, backbone=str(file))
+    images = np.stack([resize(decode((root / p).read_bytes()), 32) for p in load_features(done.features).paths])
+    trunk = Recipe(backbone=str(tmp_path / "other.keras"), preprocess="rescale").trunk()
+    np.testing.assert_allclose(load_features(done.features).X(), trunk(images), rtol=2e-3, atol=1e-3)
+
+
+def test_an_interrupted_run_goes_on_without_reading_what_is_done(
+    make_dataset: Make, run: Run, settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_dataset(each=8)
+    interrupt(run, root, 8, monkeypatch)
+    read: list[Path] = []
+    real = extraction.read_file
+    monkeypatch.setattr(extraction, "read_file", lambda path: (read.append(path), real(path))[1])
+    assert run(root, batch_size=4).computed == 8
+    assert len(read) == 8
+
+
+def test_what_a_kill_in_the_last_instant_leaves_is_removed(make_dataset: Make, run: Run, tmp_path: Path) -> None:
+    root = make_dataset(each=2)
+    done = run(root)
+    partial = Path(done.features).with_suffix(".partial")
+    partial.mkdir()
+    shutil.copy(done.features, partial / "block-00000.h5")
+    assert run(root).computed == 0 and not partial.exists()
+
+
+def test_explaining_knows_of_damage(make_dataset: Make, run: Run, tmp_path: Path, tiny_backbone: str) -> None:
+    done = run(make_dataset(each=2))
+    damage(Path(done.features), 1)
+    found = explain(tmp_path / "stripes", cache_dir=tmp_path / "cache", backbone=tiny_backbone, preprocess="rescale")
+    assert (found["would_compute"], found["would_reuse"]) == (1, 3)
+
+
+def test_memory_that_runs_out_is_no_property_of_a_picture(
+    make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run has more of it; the picture is not remembered as damaged."""
+    root = make_dataset(each=2)
+    real, calls = recipe.decode, itertools.count()
+
+    def short(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            raise FileReadError("there was not enough memory to decode it; run again")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "decode", short)
+        assert run(root).quarantined == 1
+    assert (run(root).rows, run(root).quarantined) == (4, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------- progress

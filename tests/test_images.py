@@ -26,7 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from featx.errors import DatasetError, FeatxError, PictureError
+from featx import images
+from featx.errors import DatasetError, FeatxError, FileReadError, PictureError
 from featx.images import (
     MAX_PIXELS,
     RESIZES,
@@ -1121,3 +1122,41 @@ def test_awkward_orientations_show_one_scene(shared: Path, scene: str) -> None:
 
 def test_errors_are_one_tree() -> None:
     assert issubclass(PictureError, DatasetError) and issubclass(DatasetError, FeatxError)
+
+
+def test_memory_that_runs_out_is_not_taken_for_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    data = io.BytesIO()
+    picture(0, 0).save(data, "PNG")
+    monkeypatch.setattr(images, "_to_rgb", short)
+    with pytest.raises(FileReadError, match="not enough memory"):
+        decode(data.getvalue())
+
+
+def test_a_preview_does_not_stand_for_its_picture() -> None:
+    """Cameras' raw files are TIFFs whose first image is a small preview."""
+    data = io.BytesIO()
+    picture(0, 0).save(data, "TIFF", tiffinfo={254: 1})
+    with pytest.raises(PictureError, match="reduced preview of another; convert it"):
+        decode(data.getvalue())
+    plain = io.BytesIO()
+    picture(0, 0).save(plain, "TIFF", tiffinfo={254: 0})
+    assert decode(plain.getvalue()).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "val"), ("Train",), ("val", "test")])
+def test_split_folders_without_class_folders_are_not_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Kaggle's dogs-vs-cats: train/cat.0.jpg. Nobody wants to tell train from test."""
+    for name in names:
+        (tmp_path / name).mkdir()
+        picture(0, 0).save(tmp_path / name / "cat.0.png")
+    with pytest.raises(DatasetError, match="is named like a split but holds no class folders. Expected .*/CLASS/"):
+        list_dataset(tmp_path)
+
+
+def test_a_flat_test_folder_alone_is_unlabelled(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    picture(0, 0).save(tmp_path / "test" / "a.png")
+    assert list_dataset(tmp_path).pictures == (Picture("test/a.png", None, "test"),)

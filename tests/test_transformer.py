@@ -22,7 +22,7 @@ from featx.errors import BackboneError, PictureError
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "_MEMORY", {})
+    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(2**30))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_paths_and_arrays_give_equal_features(
     extractor: FeatureExtractor, paths: list[str], counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_paths = extractor.fit_transform(paths)
-    monkeypatch.setattr(transformer, "_MEMORY", {})
+    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(2**30))
     from_arrays = extractor.transform(_arrays(paths))
     assert from_paths.shape == (18, 8)
     assert from_paths.dtype == np.float32
@@ -192,3 +192,17 @@ def test_no_pictures_no_rows(extractor: FeatureExtractor) -> None:
     assert extractor.transform([]).shape == (0, 8)
     assert extractor.transform(np.zeros((0, 32, 32, 3), np.uint8)).shape == (0, 8)
     assert extractor.set_params(pooling="none").transform([]).shape == (0, 4, 4, 8)
+
+
+def test_what_is_remembered_stays_within_a_number_of_bytes(
+    extractor: FeatureExtractor, paths: list[str], counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_bytes = 8 * 4
+    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(10 * row_bytes))
+    extractor.set_params(batch_size=1)
+    whole = extractor.transform(paths)  # more than can be remembered
+    assert whole.shape == (18, 8) and len(counted) == 18
+    np.testing.assert_array_equal(extractor.transform(paths[-10:]), whole[-10:])
+    assert len(counted) == 18  # the last used are
+    extractor.transform(paths[:1])
+    assert len(counted) == 19

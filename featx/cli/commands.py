@@ -262,17 +262,20 @@ def demo(
     weights: Annotated[str | None, typer.Option(help="VGG16 weights. Default: ImageNet's, else random.")] = None,
     seed: Seed = 0,
 ) -> Report:
-    """Handwritten digits, VGG16 and three heads, in a minute or two and without a network."""
+    """Handwritten digits, VGG16 and three heads, in a minute or two and without a network.
+
+    With --json, one object a step; the last has the accuracies and the paths.
+    """
     from featx.demo import run
 
-    steps, last = [], {}
+    steps = []
     for step in run(out, weights=weights, random_state=seed, progress=progress):
         note(step.pop("text"))
         steps.append(step)
-        last = step
+    last = steps[-1]
     rows = [[h["head"], h["test_accuracy"], h["seconds"]] for h in last["heads"]]
     written = "\n".join(f"{what:9} {path}" for what, path in last["written"].items())
-    return Report({"steps": steps[:-1], **last}, f"{columns(rows, ['head', 'test accuracy', 'seconds'])}\n\n{written}")
+    return Report(steps, f"{columns(rows, ['head', 'test accuracy', 'seconds'])}\n\n{written}")
 
 
 def _write_csv(path: Path, predictions: list[Any]) -> None:

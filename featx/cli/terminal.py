@@ -23,9 +23,12 @@ SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal, progress comes as l
 
 @dataclass
 class Report:
-    """What a command found: ``fields`` for --json, ``text`` for a person; ``failed`` makes the exit code 1."""
+    """What a command found: ``fields`` for --json (a list: one object a line), ``text`` for a person.
 
-    fields: dict[str, Any]
+    ``failed`` makes the exit code 1.
+    """
+
+    fields: dict[str, Any] | list[dict[str, Any]]
     text: str
     failed: bool = False
 
@@ -87,7 +90,7 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     try:
         report = function()
         _TERMINAL.end()
-        print_out(json.dumps(report.fields, default=str) if as_json else report.text)
+        print_out(_as_json(report.fields) if as_json else report.text)
         return 1 if report.failed else 0
     except KeyboardInterrupt as interrupt:
         return _fail("interrupted", str(interrupt) or "nothing was left half-written", 130, as_json, debug)
@@ -102,6 +105,11 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     except Exception as error:  # a bug: said in one line too, with the way to its traceback
         hint = "" if debug else "; --debug shows where"
         return _fail("unexpected error", f"{type(error).__name__}: {error}{hint}", 1, as_json, debug)
+
+
+def _as_json(fields: dict[str, Any] | list[dict[str, Any]]) -> str:
+    objects = fields if isinstance(fields, list) else [fields]
+    return "\n".join(json.dumps(fields, default=str) for fields in objects)
 
 
 def _fail(kind: str, message: str, code: int, as_json: bool, debug: bool) -> int:
@@ -159,7 +167,7 @@ class _Terminal(logging.Handler):
     """The stderr side: progress, and the library's warnings."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._quiet = False
         self._bar: Any = None
         self._task: Any = None
@@ -171,6 +179,7 @@ class _Terminal(logging.Handler):
         self._quiet, self._bar, self._stage = quiet, None, ""
         logger = logging.getLogger("featx")
         logger.addHandler(self)
+        logger.setLevel(logging.INFO)
         logger.propagate = False
 
     def end(self) -> None:
@@ -179,10 +188,11 @@ class _Terminal(logging.Handler):
             self._bar = None
         logger = logging.getLogger("featx")
         logger.removeHandler(self)
+        logger.setLevel(logging.NOTSET)
         logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.note(f"warning: {record.getMessage()}")
+        self.note(("warning: " if record.levelno >= logging.WARNING else "") + record.getMessage())
 
     def note(self, message: str) -> None:
         if not self._quiet:

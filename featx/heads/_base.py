@@ -37,7 +37,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X: training features.
             y: their labels.
             validation_data: ``(X, y)``, looked at by heads that stop early (``uses_validation``).
-            progress: called with "epoch", the number done and the number of all, by heads that train in epochs.
+            progress: called with "training", the epochs done and how many there are at most, by heads that have epochs.
         """
         raise NotImplementedError  # pragma: no cover - an abstract class
 

@@ -54,8 +54,10 @@ class _KerasHead(Head):
     def fit(self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None) -> Self:
         """Train on ``X``, ``(n, d)`` or ``(n, h, w, c)``, and labels ``y``.
 
-        With ``validation_data``, training stops after ``patience`` epochs without a better validation loss, and the
-        best epoch's weights are kept; without, it lasts ``epochs``.
+        With ``validation_data``, training stops after ``patience`` epochs without a better one, and the best epoch's
+        weights are kept: the one of the highest validation accuracy, among equals the one of the lowest loss. (The loss
+        alone misleads: with much dropout before batch norm it can rise while accuracy rises, see Li et al. 2019,
+        "Understanding the disharmony between dropout and batch normalization".) Without, training lasts ``epochs``.
 
         Raises:
             TrainingError: the loss became not a number.
@@ -76,9 +78,7 @@ class _KerasHead(Head):
         if validation_data is not None:
             held_out, labels = validation_data
             validation = _batches(self._as_input(held_out), self._numbers(labels), PREDICT_ROWS, None)
-            callbacks.append(
-                keras.callbacks.EarlyStopping("val_loss", patience=self.patience, restore_best_weights=True)
-            )
+            callbacks.append(_best_epoch_callback(self.patience))
         batches = _batches(X, numbers, min(self.batch_size, len(X)), np.random.default_rng(seeds.spawn(1)[0]))
         fitted = model.fit(
             batches, epochs=self.epochs, validation_data=validation, callbacks=callbacks, shuffle=False, verbose=0
@@ -195,7 +195,7 @@ class BNMLPHead(_KerasHead):
         learning_rate: of Adam.
         batch_size: rows a step.
         epochs: at most.
-        patience: epochs without a better validation loss before stopping.
+        patience: epochs without better validation figures before stopping.
         random_state: seed of weights, dropout and order.
     """
 
@@ -247,7 +247,7 @@ class MLPHead(_KerasHead):
         learning_rate: of Adam.
         batch_size: rows a step.
         epochs: at most.
-        patience: epochs without a better validation loss before stopping.
+        patience: epochs without better validation figures before stopping.
         random_state: seed of weights, dropout and order.
     """
 
@@ -329,6 +329,28 @@ def _batches(X: NDArray[Any], numbers: NDArray[np.int64], batch_size: int, rng: 
             self.order = np.arange(len(X)) if rng is None else rng.permutation(len(X))
 
     return Batches()
+
+
+def _best_epoch_callback(patience: int) -> Any:
+    class BestEpoch(load_keras().callbacks.Callback):  # type: ignore[misc]
+        """Stops after ``patience`` epochs without a better one, and ends with the weights of the best."""
+
+        best, waited = (-1.0, 0.0), 0
+        weights: Any = None
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            now = logs["val_accuracy"], -logs["val_loss"]
+            if now > self.best:
+                self.best, self.waited, self.weights = now, 0, self.model.get_weights()
+            else:
+                self.waited += 1
+                self.model.stop_training |= self.waited >= patience
+
+        def on_train_end(self, logs: Any = None) -> None:
+            if self.weights is not None:
+                self.model.set_weights(self.weights)
+
+    return BestEpoch()
 
 
 def _progress_callback(progress: Progress | None, epochs: int) -> Any:

@@ -1,0 +1,120 @@
+"""The layers of a network: their names in any process, what they give, and where a network can be cut."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from featx._keras import load_keras
+from featx.errors import BackboneError
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer: ``cut`` if features can be taken there, ``tail`` if all that follows hangs on it alone."""
+
+    index: int
+    name: str
+    type: str
+    output_shape: tuple[int | None, ...]
+    parameters: int
+    cut: bool
+    tail: bool
+
+
+def layer_rows(base: Any, size: int | None) -> list[LayerRow]:
+    """All layers of a network in order, their shapes at ``size`` where the network leaves that open."""
+    tails = _tail_cuts(base.layers)
+    shapes = _shapes(base, size)
+    rows = []
+    for index, (name, layer) in enumerate(layers_by_name(base).items()):
+        cut = bool(shapes[name]) and not is_input(layer)
+        kind, parameters = type(layer).__name__, int(layer.count_params())
+        rows.append(LayerRow(index, name, kind, shapes[name], parameters, cut, cut and index in tails))
+    return rows
+
+
+def _shapes(base: Any, size: int | None) -> dict[str, tuple[int | None, ...]]:
+    """The output shape of one picture by layer, at ``size`` where the network leaves that open; () for several."""
+    layers = layers_by_name(base)
+    single = {n: layer.output for n, layer in layers.items() if not isinstance(layer.output, (list, tuple, dict))}
+    if size is not None and None in base.input_shape[1:]:
+        keras = load_keras()
+        outputs = keras.Model(base.inputs, list(single.values()))(keras.Input((size, size, 3)))
+        single = dict(zip(single, outputs, strict=True))
+    return {name: tuple(single[name].shape[1:]) if name in single else () for name in layers}
+
+
+def layers_by_name(model: Any) -> dict[str, Any]:
+    """Layers by the names they have in a fresh process.
+
+    Keras numbers unnamed layers through the whole process (``activation_19``, then ``activation_38``); a spec must not
+    depend on what was built before.
+    """
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for layer in model.layers:
+        match = re.fullmatch(r"(.+?)(?:_(\d+))?", layer.name)
+        stem, number = match.groups() if match else (layer.name, None)
+        if stem == _snake(type(layer).__name__):
+            numbered.setdefault(stem, []).append((int(number or 0), layer.name))
+    fresh = {
+        name: stem if rank == 0 else f"{stem}_{rank}"
+        for stem, group in numbered.items()
+        for rank, (_, name) in enumerate(sorted(group))
+    }
+    return {fresh.get(layer.name, layer.name): layer for layer in model.layers}
+
+
+def _snake(name: str) -> str:
+    """``Conv2D`` to ``conv2d``, ``BatchNormalization`` to ``batch_normalization``: Keras's rule for unnamed layers."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def output_at(base: Any, layer: str, backbone: str) -> Any:
+    """The output of the layer at which a network is cut.
+
+    Raises:
+        BackboneError: no such layer, or none with one output per picture.
+    """
+    if layer == "output" and len(base.outputs) == 1:
+        return base.outputs[0]
+    found = layers_by_name(base).get(layer)
+    if found is None:
+        near = difflib.get_close_matches(layer, layers_by_name(base), n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise BackboneError(f"{backbone} has no layer {layer!r}; {hint}`featx backbones {backbone}` lists them")
+    if is_input(found) or isinstance(found.output, (list, tuple, dict)) or len(found.output.shape) < 2:
+        raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: it does not have one output per picture")
+    return found.output
+
+
+def _tail_cuts(layers: list[Any]) -> set[int]:
+    """Indices of layers through which everything that follows depends on what came before."""
+    producer: dict[int, int] = {}
+    last_use: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        inputs = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
+        for tensor in inputs:
+            if id(tensor) in producer:
+                last_use[producer[id(tensor)]] = index
+        for tensor in layer.output if isinstance(layer.output, (list, tuple)) else [layer.output]:
+            producer.setdefault(id(tensor), index)
+    cuts, open_until = set(), 0
+    for index in range(len(layers)):
+        if open_until <= index:
+            cuts.add(index)
+        open_until = max(open_until, last_use.get(index, index))
+    return cuts
+
+
+def is_input(layer: Any) -> bool:
+    """Whether a layer only stands for the network's input."""
+    return type(layer).__name__ == "InputLayer"
+
+
+def rank(layer: Any) -> int:
+    """Dimensions of a layer's output, the batch counted; 0 if it has several."""
+    return len(getattr(layer.output, "shape", ()))

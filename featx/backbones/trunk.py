@@ -1,0 +1,182 @@
+"""A trunk: a frozen network up to a cut, its preprocessing before it, ready to run."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featx._keras import load_keras
+from featx.backbones.layers import LayerRow, is_input, layer_rows, layers_by_name, output_at, rank
+from featx.backbones.preprocessing import preprocess_pictures
+from featx.backbones.table import POOLINGS, PREPROCESSINGS, canonical_name, find_backbone, is_model_file, resolve_size
+from featx.backbones.weights import (
+    hash_weights,
+    load_weights_file,
+    randomise,
+    read_model,
+    refuse_imagenet_file,
+    with_imagenet,
+)
+from featx.errors import BackboneError, one_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Trunk:
+    """A frozen base up to a cut, ready to run.
+
+    Attributes:
+        backbone, layer, pooling, size, preprocess: what it is, everything resolved.
+        weights: BLAKE2b-128 of the values of all its weights, in hexadecimal; ``random-SEED`` for random ones.
+        feature_shape: ``(h, w, c)`` or ``(c,)``.
+        engine: what computes it, such as ``keras-tensorflow``.
+    """
+
+    def __init__(
+        self, base: Any, backbone: str, layer: str, pooling: str, size: int, preprocess: str, weights: str | None
+    ) -> None:
+        keras = load_keras()
+        self.backbone, self.layer, self.pooling, self.preprocess = backbone, layer, pooling, preprocess
+        self.size = size
+        self.engine = f"keras-{keras.backend.backend()}"
+        output = output_at(base, layer, backbone)
+        try:
+            frozen = keras.Model(base.inputs, output)
+        except ValueError as error:  # a layer inside another model has an output of its own, on another input
+            raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: {one_line(error)}") from error
+        self.weights = weights or hash_weights(frozen)
+        pictures = keras.Input((size, size, 3), dtype="uint8")
+        x = preprocess_pictures(keras.ops.cast(pictures, "float32"), preprocess)
+        # training=False: batch norm uses its stored statistics, whatever Keras's global state says
+        self._model = keras.Model(pictures, _pool(frozen(x, training=False), pooling))
+        self.feature_shape: tuple[int, ...] = tuple(int(n) for n in self._model.output_shape[1:])
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features of ``images``, ``uint8 (n, size, size, 3)`` RGB, as ``float32 (n, *feature_shape)``.
+
+        One compiled call a batch: keep ``n`` the same from call to call, for each new ``n`` is compiled anew.
+        """
+        features: NDArray[np.float32] = np.asarray(self._model.predict_on_batch(images), dtype=np.float32)
+        return features
+
+
+def build_trunk(
+    backbone: str = "vgg16",
+    *,
+    weights: str = "imagenet",
+    layer: str | None = None,
+    pooling: str = "none",
+    size: int | None = None,
+    preprocess: str = "auto",
+    random_state: int = 0,
+) -> Trunk:
+    """Build a trunk.
+
+    Args:
+        backbone: a name of the table, with a width (``mobilenetv2-0.35``) if wanted, or the path of a ``.keras`` file.
+        weights: ``imagenet`` (Keras's own download; for a ``.keras`` file: its own), ``random``, or a ``.weights.h5``,
+            legacy ``.h5`` or ``.keras`` file.
+        layer: the cut, any layer with one output; by default the last convolutional output.
+        pooling: ``none``, ``avg`` or ``max`` over the map's height and width.
+        size: side of the input in pixels; by default the network's own.
+        preprocess: ``auto`` (the network's own rule), or one of ``PREPROCESSINGS``.
+        random_state: seed of ``random`` weights.
+
+    Raises:
+        BackboneError: an unknown network or layer, a size below the network's smallest, a rule that does not apply.
+        WeightsError: weights that cannot be had, or that do not fit; the message names the layer.
+    """
+    if pooling not in POOLINGS:
+        raise BackboneError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}")
+    own = is_model_file(backbone)
+    base, cut, rule = _own_base(backbone, preprocess) if own else _table_base(backbone, size, preprocess, weights)
+    name = Path(backbone).name if own else canonical_name(backbone)
+    side = _side(base, size, name)
+    if weights == "random":
+        randomise(base, side, rule, random_state)
+    elif weights != "imagenet":
+        load_weights_file(base, Path(weights), name)
+        if not own:
+            refuse_imagenet_file(base, Path(weights), find_backbone(name)[0])
+    identity = f"random-{random_state}" if weights == "random" else None
+    if own:  # its name tells neither its graph nor, since only kernels are drawn, all of its random weights
+        graph = hashlib.blake2b(base.to_json().encode(), digest_size=8).hexdigest()
+        identity = f"{hash_weights(base)}-{graph}"
+    cut = layer or cut
+    if cut is None:
+        raise BackboneError(f"{name} has no map to take features from; name a layer with --layer")
+    return Trunk(base, name, cut, pooling, side, rule, identity)
+
+
+def list_layers(backbone: str, size: int | None = None) -> list[LayerRow]:
+    """All layers of a backbone in order, at its own size or the one given. Weights are not loaded."""
+    base, _, _ = _own_base(backbone, "none") if is_model_file(backbone) else _table_base(backbone, size, "auto", "none")
+    return layer_rows(base, size)
+
+
+def _table_base(backbone: str, size: int | None, preprocess: str, weights: str) -> tuple[Any, str | None, str]:
+    keras = load_keras()
+    row, width = find_backbone(backbone)
+    side = resolve_size(backbone, size)
+    if preprocess not in ("auto", *PREPROCESSINGS):
+        raise BackboneError(f"unknown preprocessing {preprocess!r}; expected auto, {', '.join(PREPROCESSINGS)}")
+    if row.preprocess == "none" and preprocess not in ("auto", "none"):
+        raise BackboneError(f"{row.name} rescales its input by itself; --preprocess {preprocess} would do it twice")
+    options: dict[str, Any] = {"include_top": False, "input_shape": (side, side, 3), "weights": None}
+    if row.has_widths:
+        options["alpha"] = width
+    build = getattr(keras.applications, row.constructor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as "weights for input shape (224, 224) will be loaded": as intended
+        try:
+            base = with_imagenet(build, options, row) if weights == "imagenet" else build(**options)
+        except ValueError as error:  # such as a width that leaves no channels
+            raise BackboneError(f"{backbone} cannot be built: {one_line(error)}") from error
+    return base, row.layer, row.preprocess if preprocess == "auto" else preprocess
+
+
+def _own_base(file: str, preprocess: str) -> tuple[Any, str | None, str]:
+    if preprocess not in PREPROCESSINGS:
+        raise BackboneError(
+            f"featx cannot know how {file} wants its pictures; give --preprocess as one of {', '.join(PREPROCESSINGS)}"
+        )
+    base = read_model(Path(file))
+    shape = getattr(base, "input_shape", None)
+    if not (isinstance(shape, tuple) and len(shape) == 4 and shape[-1] == 3):
+        raise BackboneError(f"{file} takes input of shape {shape}; expected pictures, (n, height, width, 3)")
+    return base, _default_cut(base), preprocess
+
+
+def _default_cut(base: Any) -> str | None:
+    """The last map of a user's network: its output if that is one, else the last layer that gives one."""
+    maps = [name for name, layer in layers_by_name(base).items() if not is_input(layer) and rank(layer) == 4]
+    if len(base.outputs) == 1 and len(base.outputs[0].shape) == 4:
+        return next((name for name in maps if layers_by_name(base)[name].output is base.outputs[0]), "output")
+    return maps[-1] if maps else None
+
+
+def _side(base: Any, size: int | None, backbone: str) -> int:
+    """The side of the square input: the network's if it is fixed, else the one asked for."""
+    _, height, width, _ = base.input_shape
+    side = height or width or size
+    if height != width:
+        raise BackboneError(f"{backbone} takes pictures of {height} x {width} pixels; featx makes squares only")
+    if side is None:
+        raise BackboneError(f"{backbone} leaves the size of its input open; give --size")
+    if {height or side, width or side, size or side} != {side}:
+        raise BackboneError(f"{backbone} takes pictures of {height} x {width} pixels, asked for {size} x {size}")
+    return int(side)
+
+
+def _pool(x: Any, pooling: str) -> Any:
+    if pooling == "none":
+        return x
+    if len(x.shape) != 4:
+        raise BackboneError(f"--pooling {pooling} needs a map (h, w, c), but this cut gives {tuple(x.shape[1:])}")
+    ops = load_keras().ops
+    return ops.mean(x, axis=(1, 2)) if pooling == "avg" else ops.max(x, axis=(1, 2))
