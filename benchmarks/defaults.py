@@ -18,14 +18,14 @@ from featx.splits import split_rows
 
 SEEDS = (0, 1, 2)
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    *(
-        ("bn-mlp", {"input": i, "dropout": p, "hidden": 128})
-        for i, p in itertools.product(("avg", "flat"), (0.3, 0.5, 0.8))
-    ),
-    *(("bn-mlp", {"input": "avg", "hidden": h}) for h in (64, 256, 512)),
-    *(("bn-mlp", {"input": "avg", "hidden": 128, "patience": n, "epochs": 100}) for n in (20,)),
-    *(("mlp", {"input": i}) for i in ("avg", "flat")),
+    *(("bn-mlp", {"input": "avg", "hidden": 512, "dropout": p}) for p in (0.3, 0.5, 0.8)),
+    *(("bn-mlp", {"input": "avg", "hidden": h, "dropout": 0.5}) for h in (64, 128, 256)),
+    *(("bn-mlp", {"input": "flat", "hidden": 128, "dropout": p}) for p in (0.5, 0.8)),
+    ("bn-mlp", {"input": "avg", "hidden": 512, "dropout": 0.5, "patience": 20, "epochs": 100}),
+    *(("mlp", {"input": i, "hidden": 64}) for i in ("avg", "flat")),
+    ("mlp", {"input": "avg", "hidden": 64, "learning_rate": 1e-3}),
     *((head, {"C": c}) for head, c in itertools.product(("logreg", "svm", "ridge"), (1e-4, 1e-3, 1e-2, 1e-1))),
+    *(("knn", {"n_neighbors": k}) for k in (5, 20)),
 ]
 
 

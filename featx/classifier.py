@@ -6,14 +6,9 @@ built from its name and parameters, the trunk from the recipe, and both are comp
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import json
 import logging
-import re
 import time
-import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._files import write_whole
 from featx.backbones import Trunk, is_model_file
-from featx.cache import Features, Spec, digest, load_features, require_same_spec
-from featx.errors import CacheError, FeatxError, ModelError, PictureError, TrainingError
+from featx.cache import Features, Spec, load_features, require_same_spec
+from featx.errors import CacheError, PictureError, TrainingError
 from featx.evaluation import Evaluation, measure
 from featx.extraction import Progress, extract
 from featx.heads import HEADS, Head, as_rows, make_head
-from featx.images import LITTER, content_id, list_files, quiet_pillow
+from featx.images import list_files, quiet_pillow
+from featx.model_folder import damage_named, read_folder, write_folder
 from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_file, run_trunk
 from featx.splits import Split, split_rows
 
@@ -37,14 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
 TRAINING_ROWS_MEASURED = 10_000  # at most, evenly spaced: more would cost time and tell nothing
-ABOUT, HISTORY = "classifier.json", "history.csv"
-OWN_FILES = re.compile(r"classifier\.json|history\.csv|arrays-[0-9a-f]{32}\.npz")
-UNFINISHED = re.compile(rf"\.({OWN_FILES.pattern})\.[0-9a-f]+")  # left by a killed process
-# What else may lie in a classifier's folder: notes and pictures. Anything other could carry code.
-HARMLESS_SUFFIXES = {".csv", ".json", ".txt", ".md", ".html", ".png", ".jpg", ".jpeg", ".svg", ".pdf"}
 
 
 @dataclass(frozen=True)
@@ -275,45 +264,20 @@ class Classifier:
     def save(self, folder: str | Path) -> Path:
         """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.
 
-        That instant is the renaming of ``classifier.json``, which names the arrays that belong to it.
-
         Raises:
             ModelError: the folder exists and is something else, or cannot be written.
         """
-        folder = Path(folder)
-        _refuse_foreign(folder)
-        arrays = self._arrays()
         about = {
-            "schema": SCHEMA,
             "head": {"name": _head_name(self.head), "params": self.head.get_params()},
             "class_names": self.class_names,
             "spec": self.spec,
             "recipe": asdict(self.recipe),
             "report": self.report,
-            "arrays": content_id(arrays),
         }
-        about = json.loads(json.dumps(about, default=lambda number: number.item()))  # NumPy's numbers
-        about["digest"] = digest(about)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / f"arrays-{about['arrays']}.npz", arrays)
-            if history := getattr(self.head, "history_", None):
-                write_whole(folder / HISTORY, _history_csv(history))
-            else:
-                (folder / HISTORY).unlink(missing_ok=True)
-            write_whole(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode("utf-8"))
-        except OSError as error:
-            raise ModelError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
-        finally:
-            _sweep(folder)
-        return folder
-
-    def _arrays(self) -> bytes:
-        arrays: dict[str, Any] = {f"head/{name}": value for name, value in self.head.get_state().items()}
+        arrays = {f"head/{name}": value for name, value in self.head.get_state().items()}
         arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
-        file = io.BytesIO()
-        np.savez(file, held_out=self.held_out, **arrays)
-        return file.getvalue()
+        arrays |= {"held_out": self.held_out}
+        return write_folder(Path(folder), about, arrays, getattr(self.head, "history_", None))
 
     @classmethod
     def load(cls, folder: str | Path, weights: str | None = None) -> Classifier:
@@ -321,22 +285,13 @@ class Classifier:
 
         Args:
             folder: the classifier.
-            weights: where the trunk's weights are now, if not where they were when it was fitted.
+            weights: where the trunk's weights (or the user's own ``.keras`` file) are now, if they have moved.
 
         Raises:
             ModelError: no classifier, an altered one, or a folder with files that could carry code.
         """
-        folder = Path(folder)
-        if not (folder / ABOUT).is_file():
-            raise ModelError(f"{folder} is not a classifier: it has no {ABOUT}. `featx fit` makes one")
-        _refuse_strangers(folder)
-        try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            if about["schema"] != SCHEMA:
-                raise ModelError(f"{folder} has schema {about['schema']}, this featx reads {SCHEMA}; fit again")
-            if about.pop("digest") != digest(about):
-                raise ModelError(f"{folder / ABOUT} is not the file that was saved; fit again")
-            arrays = _read_arrays(folder, about["arrays"])
+        about, arrays = read_folder(Path(folder))
+        with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
             head = make_head(about["head"]["name"], **about["head"]["params"])
             return cls(
@@ -349,12 +304,6 @@ class Classifier:
                 validation_ids=arrays["validation_ids"].astype(str),
                 held_out=arrays["held_out"],
             )
-        except FeatxError:
-            raise
-        except Exception as error:  # whatever an altered file makes JSON, NumPy or Keras raise
-            raise ModelError(
-                f"{folder} is damaged or was altered ({type(error).__name__}: {error}); fit again"
-            ) from error
 
 
 def fit(
@@ -473,61 +422,8 @@ def _head_name(head: Head) -> str:
     return next((name for name, kind in HEADS.items() if type(head) is kind), type(head).__name__)
 
 
-def _history_csv(history: dict[str, list[float]]) -> bytes:
-    lines = [["epoch", *history], *([n, *row] for n, row in enumerate(zip(*history.values(), strict=True), 1))]
-    return "".join(",".join(map(str, line)) + "\n" for line in lines).encode()
-
-
-def _read_arrays(folder: Path, content: str) -> dict[str, NDArray[Any]]:
-    file = folder / f"arrays-{content}.npz"
-    data = file.read_bytes()
-    if not OWN_FILES.fullmatch(file.name) or content_id(data) != content:
-        raise ModelError(f"{file} is not the file that was saved; fit again")
-    with zipfile.ZipFile(io.BytesIO(data)) as members:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
-            raise ValueError("its arrays are compressed, which featx never does")  # a few bytes may hold gigabytes
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
 def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:
     """The recipe, its weights (or the user's own model file) now being at ``weights``."""
     if weights is None:
         return Recipe(**recipe)
     return Recipe(**{**recipe, "backbone" if is_model_file(recipe["backbone"]) else "weights": weights})
-
-
-def _is_own(path: Path) -> bool:
-    return bool(OWN_FILES.fullmatch(path.name) or UNFINISHED.fullmatch(path.name))
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Save into a new or empty folder, into a classifier's, or into what a killed process has left of one."""
-    if not folder.exists() or (folder / ABOUT).is_file():
-        return
-    if not folder.is_dir() or not all(_is_own(path) for path in folder.iterdir()):
-        raise ModelError(f"{folder} exists and is not a classifier; give another --out")
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what no longer belongs to the classifier in a folder: arrays of the one before, and unfinished files."""
-    try:
-        arrays = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["arrays"]
-    except (OSError, ValueError, KeyError):
-        arrays = None
-    for path in list(folder.iterdir()) if folder.is_dir() else []:
-        old = path.suffix == ".npz" and OWN_FILES.fullmatch(path.name) and path.stem != f"arrays-{arrays}"
-        if old or UNFINISHED.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty, as a rule
-        folder.rmdir()
-
-
-def _refuse_strangers(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        harmless = path.suffix.lower() in HARMLESS_SUFFIXES or path.name.lower() in LITTER | {".ds_store"}
-        if not harmless and not _is_own(path) and not path.is_dir():
-            raise ModelError(
-                f"{folder} was refused: {path.relative_to(folder)} could carry code, and a classifier is JSON and "
-                "arrays only. Remove it if you know how it came there, or fit again"
-            )

@@ -659,7 +659,7 @@ def test_a_crafted_file_is_refused_before_memory_is_taken(tmp_path: Path, edit: 
         else:
             EDITS[edit](file)
         start, nbytes = file["features"].id.get_offset(), 6 * 24
-    feature_file._seal(path, start, nbytes)
+    feature_file.seal(path, start, nbytes)
     with pytest.raises(CorruptCacheError, match="promises more than it holds|not as long as its features"):
         load_features(path)
 

@@ -26,12 +26,12 @@ from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import featx
 from featx.backbones import Trunk
-from featx.cache import digest
 from featx.classifier import Classifier
 from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
 from featx.evaluation import wilson_interval
 from featx.heads import LogisticHead
 from featx.images import content_id
+from featx.model_folder import digest
 
 CLASSES = ["lying", "slanted", "standing"]  # as class_names are sorted
 PARAMS: dict[str, dict[str, Any]] = {"logreg": {}, "bn-mlp": {"epochs": 3, "hidden": 16}}
@@ -710,7 +710,6 @@ DYING = """
 import os, shutil, signal, sys
 from pathlib import Path
 from featx.backbones import Trunk
-from featx.cache import digest
 from featx.classifier import Classifier
 
 new, place = Classifier.load(sys.argv[1]), sys.argv[2]

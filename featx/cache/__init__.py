@@ -2,21 +2,18 @@
 
 from featx.cache.feature_file import (
     Features,
-    MissingRowsError,
     Place,
     RowKey,
     Spec,
     Stat,
     digest,
-    gather,
     load_features,
-    require_room,
     require_same_spec,
     rows_per_block,
     spec_difference,
-    write_features,
 )
 from featx.cache.folder import CacheFolder, remove, size_on_disk
+from featx.cache.writing import MissingRowsError, gather, require_room, write_features
 
 __all__ = [
     "CacheFolder",

@@ -28,8 +28,8 @@ from featx.cache.feature_file import (
     load_features,
     read_header,
     read_reasons,
-    writing,
 )
+from featx.cache.writing import writing
 from featx.errors import CacheError
 
 logger = logging.getLogger(__name__)
