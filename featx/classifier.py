@@ -100,7 +100,7 @@ class Classifier:
         failures: dict[str, PictureError] = {}
         found: dict[str, NDArray[np.float32]] = {}
         if progress:
-            progress("predicting", 0, len(files))
+            progress("predicting", 0, len(set(files)))
         with quiet_pillow(self.recipe.max_pixels):
             load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
             for names, features in run_trunk(files, load, trunk, batch_size, failures):
@@ -112,7 +112,7 @@ class Classifier:
                     name: p for n, (name, p) in enumerate(zip(names, probabilities, strict=True)) if n not in wrong
                 }
                 if progress:
-                    progress("predicting", len(found) + len(failures), len(files))
+                    progress("predicting", len(found) + len(failures), len(set(files)))
         predictions = [self._prediction(name, found[name]) for name in files if name in found]
         return predictions, [(name, str(failures[name])) for name in files if name in failures]
 
@@ -142,8 +142,17 @@ class Classifier:
             seen = int(np.isin(features.ids[rows], self.train_ids).sum())
         if seen and split != "train":
             logger.warning("%d of these %d pictures were trained on: the figures flatter", seen, len(rows))
+        left_out = int((features.y >= 0).sum()) - len(rows) if split == "unseen" else 0
+        if left_out:
+            logger.warning("%d pictures are left out: the classifier was trained on them", left_out)
         return measure(
-            y, probabilities, self.class_names, split=split, quarantined=len(features.quarantine), seen_in_training=seen
+            y,
+            probabilities,
+            self.class_names,
+            split=split,
+            quarantined=len(features.quarantine),
+            seen_in_training=seen,
+            left_out=left_out,
         )
 
     def doctor(self, features: Features, n_rows: int = 32, *, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
@@ -173,7 +182,10 @@ class Classifier:
                 differences.append(float(np.abs(cached - fresh).max()))
         if len(failures) == len(where):
             path, reason = next(iter(failures.items()))
-            raise CacheError(f"no picture is as it was in {features.root}; the first, {path}: {reason}")
+            raise CacheError(
+                f"no picture is as it was in {features.root}; the first, {path}: {reason}. If they have moved, "
+                "`featx doctor MODEL DATASET` says where they are"
+            )
         worst = float(np.max(differences))  # not a number if any is
         return {
             "max_abs_difference": worst,
@@ -411,9 +423,13 @@ def _training_split(features: Features, validation: float, random_state: int) ->
             f"class {name!r} has no picture to train on in {features.path.name}: they are missing, unreadable, or only "
             "in the validation or test split. Add some, or take the class out"
         )
+    pairs = np.unique(np.char.add(features.ids, features.y.astype(str))[features.y >= 0])
+    disputed = len(pairs) - len(np.unique(features.ids[features.y >= 0]))
+    if disputed:
+        logger.warning("%d pictures lie in more than one class; no head can get those right", disputed)
     if len(split.left_out):
         logger.warning(
-            "%d training pictures are also among the validation or test pictures, and do not train", len(split.left_out)
+            "%d pictures are also among the validation or test pictures, and are used only there", len(split.left_out)
         )
     return split
 
@@ -426,4 +442,6 @@ def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:
     """The recipe, its weights (or the user's own model file) now being at ``weights``."""
     if weights is None:
         return Recipe(**recipe)
-    return Recipe(**{**recipe, "backbone" if is_model_file(recipe["backbone"]) else "weights": weights})
+    same_name = Path(weights).name == Path(recipe["backbone"]).name
+    own = is_model_file(recipe["backbone"]) and (same_name or recipe["weights"] in ("imagenet", "random"))
+    return Recipe(**{**recipe, "backbone" if own else "weights": weights})

@@ -24,6 +24,7 @@ class Evaluation:
         confusion_matrix: rows are true classes, columns predicted ones, in the order of ``class_names``.
         per_class: precision, recall, f1 and support by class name.
         seen_in_training: how many of the rows the measured head was trained on. Anything but 0 flatters.
+        left_out: how many labelled rows of the data set were not measured, because the head was trained on them.
     """
 
     accuracy: float
@@ -36,6 +37,7 @@ class Evaluation:
     confusion_matrix: list[list[int]]
     per_class: dict[str, dict[str, float]]
     seen_in_training: int
+    left_out: int
 
 
 def measure(y: NDArray[np.int64], probabilities: NDArray[Any], class_names: list[str], **about: Any) -> Evaluation:
@@ -45,7 +47,7 @@ def measure(y: NDArray[np.int64], probabilities: NDArray[Any], class_names: list
         y: int ``(n,)``, true classes as numbers of ``class_names``.
         probabilities: float ``(n, classes)``, rows summing to 1.
         class_names: the classes.
-        **about: ``split``, ``quarantined`` and ``seen_in_training``, passed on.
+        **about: ``split``, ``quarantined``, ``seen_in_training`` and ``left_out``, passed on.
     """
     numbers = np.arange(len(class_names))
     predicted = np.argmax(probabilities, axis=1)

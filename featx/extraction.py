@@ -5,6 +5,7 @@ The ledger always closes: rows + quarantined = listed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -159,6 +160,7 @@ class _Run:
         self.strict, self.progress = strict, progress
         self.computed, self.compute_seconds = 0, 0.0
         self.momentary: set[str] = set()
+        self.warned = False
         self.listing: Listing = list_dataset(dataset)
         for folder in self.listing.empty_classes:
             logger.warning("%s/%s holds no pictures; there will be no such class", self.listing.root, folder)
@@ -175,14 +177,18 @@ class _Run:
         """Spec, feature shape and engine; from an earlier run's memo if there is one, since building takes seconds."""
         key = digest(self.recipe.trunk_key())
         memo = self.store.read_memo("trunks.json")
-        if key not in memo:
-            self.progress("building the trunk", 0, 0)
-            trunk = self.recipe.trunk()
-            known = {"spec": self.recipe.spec(trunk), "shape": trunk.feature_shape, "engine": trunk.engine}
-            memo = {**memo, key: known}
-            self.store.write_memo("trunks.json", memo)
-        known = memo[key]
-        return {**known["spec"], **self.recipe.own_spec}, tuple(known["shape"]), known["engine"]
+        try:
+            known = memo[key]
+            return {**known["spec"], **self.recipe.own_spec}, tuple(known["shape"]), str(known["engine"])
+        except (KeyError, TypeError):  # not known yet, or somebody's edit
+            pass
+        self.progress("building the trunk", 0, 0)
+        trunk = self.recipe.trunk()
+        spec = self.recipe.spec(trunk)
+        known = {"spec": spec, "shape": trunk.feature_shape, "engine": trunk.engine}
+        with contextlib.suppress(CacheError):  # it only saves work
+            self.store.write_memo("trunks.json", {**memo, key: known})
+        return spec, trunk.feature_shape, trunk.engine
 
     def _census(self) -> tuple[dict[str, str], dict[str, Stat], dict[str, str]]:
         """Content id and stat of every listed file, and why some have none. Files that look unchanged are not read."""
@@ -256,8 +262,9 @@ class _Run:
         if features.root != self.root or not self.recipe.files.items() <= features.recipe.items():
             return None  # pictures or weights have moved: the file has to say where they are now
         damaged = features.damaged_rows(VERIFY_BYTES)
-        if damaged:
-            logger.warning("%s: %d rows are damaged and will be computed again", self.file, len(damaged))
+        if damaged and not self.warned:
+            self.warned = True
+            logger.warning("%s: %d rows are damaged and will be replaced", self.file, len(damaged))
         return None if damaged else features
 
     def damaged(self) -> set[Place]:
@@ -293,7 +300,7 @@ class _Run:
         require_room(self.store.folder, (len(missing) + len(self.rows())) * row_bytes)
         self.progress("building the trunk", 0, 0)
         trunk = self.recipe.trunk()
-        if self.recipe.spec(trunk) != self.spec:
+        if (self.recipe.spec(trunk), trunk.feature_shape) != (self.spec, self.shape):
             self.store.write_memo("trunks.json", {})
             raise ExtractionError("the weights were changed while featx was running; run the same command again")
         self.engine = trunk.engine
@@ -304,7 +311,8 @@ class _Run:
         def load(path: str) -> NDArray[np.uint8]:
             return load_file(self.listing.root / path, trunk.size, self.recipe, self.ids[path])
 
-        self.progress("extracting", 0, len(missing))
+        done = 0
+        self.progress("extracting", done, len(missing))
         try:
             with quiet_pillow(self.recipe.max_pixels), blocks:
                 for paths, features in run_trunk([p.path for p in missing], load, trunk, self.batch_size, failures):
@@ -312,9 +320,12 @@ class _Run:
                     for row, why in wrong.items():
                         raise ExtractionError(f"{paths[row]}: {why}")
                     blocks.add(paths, stored)
-                    self.progress("extracting", blocks.rows + len(failures), len(missing))
+                    done = blocks.rows + len(failures)
+                    self.progress("extracting", done, len(missing))
                     if self.strict:
                         self._refuse(failures)
+                if done < len(missing):  # the last were unreadable
+                    self.progress("extracting", blocks.rows + len(failures), len(missing))
         except KeyboardInterrupt:
             kept = f"{blocks.rows} of {len(missing)} pictures are kept in {self.store.partial(self.file)}"
             raise KeyboardInterrupt(f"{kept}; run the same command again to go on") from None

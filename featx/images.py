@@ -111,19 +111,24 @@ def list_files(paths: Iterable[str | Path]) -> list[Path]:
     """Pictures named one by one (taken as they are) or by folder (searched like a data set), in the order given.
 
     Raises:
-        DatasetError: a path that does not exist, or a folder without pictures.
+        DatasetError: a path that does not exist, or no pictures at all.
     """
     files: list[Path] = []
+    empty: list[Path] = []
     for path in map(Path, paths):
         if os.path.isdir(path):
             found = [path / name for name in _walk(path) if _is_picture(path, name)]
             if not found:
-                raise DatasetError(f"{path} holds no pictures")
+                empty.append(path)
             files += found
         elif os.path.lexists(path):
             files.append(path)
         else:
             raise DatasetError(f"no such file: {path}")
+    if empty and not files:
+        raise DatasetError(f"{empty[0]} holds no pictures")
+    for path in empty:
+        logger.warning("%s holds no pictures", path)
     return files
 
 
@@ -235,6 +240,8 @@ def _list_label_file(path: Path) -> Listing:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise DatasetError(f"{path} is not a label file: expected UTF-8 text of lines `path<TAB>label`") from None
+    if not text.strip() and path.suffix.lower() != ".csv":
+        raise DatasetError(f"{path} is empty; expected lines `path<TAB>label`")
     rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _line_rows(path, text)
     root = path.parent
     first: dict[str, int] = {}
@@ -257,10 +264,20 @@ def _line_rows(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
     for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also break names at U+2028
         if not line.strip() or (line.lstrip().startswith("#") and "\t" not in line):
             continue
-        name, _, label = line.rpartition("\t") if "\t" in line else line.rstrip().rpartition(" ")
-        if not name.strip() or not label.strip():
+        name, _, label = line.rpartition("\t") if "\t" in line else _at_a_space(path.parent, line.strip())
+        if not name.strip() or not label.strip() or "\0" in line:
             raise DatasetError(f"{path}:{number}: expected `path<TAB>label`, got {line.strip()!r}")
+        if "\t" in name.strip() and not os.path.exists(path.parent / name.strip()):
+            raise DatasetError(f"{path}:{number}: more than one TAB; expected `path<TAB>label`. Splits need a CSV")
         yield number, name.strip(), label.strip(), ""
+
+
+def _at_a_space(root: Path, line: str) -> tuple[str, str, str]:
+    """``path label`` divided at the last space, or at an earlier one if only then there is such a file."""
+    places = [match.start() for match in re.finditer(" ", line)][::-1]
+    there = (at for at in places if os.path.isfile(root / line[:at].replace("\\", "/")))
+    at = next(there, places[0] if places else len(line))
+    return line[:at], " ", line[at + 1 :]
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
@@ -271,6 +288,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
             f"{path}: a CSV needs a header line path,label[,split]; {', '.join(sorted(missing))} is missing"
         )
     for row in _rows_of(reader, path):
+        if None in row:
+            raise DatasetError(f"{path}:{reader.line_num}: more cells than the header has; quote a label with a comma")
         name, label, split = ((row.get(key) or "").strip() for key in ("path", "label", "split"))
         if not name or not label:
             raise DatasetError(f"{path}:{reader.line_num}: every line needs a path and a label")

@@ -30,6 +30,7 @@ OWN_FILES = re.compile(r"classifier\.json|history\.csv|arrays-[0-9a-f]{32}\.npz"
 UNFINISHED = re.compile(rf"\.({OWN_FILES.pattern})\.[0-9a-f]+")  # left by a killed process
 # What else may lie in a classifier's folder: notes and pictures. Anything other could carry code.
 HARMLESS_SUFFIXES = {".csv", ".json", ".txt", ".md", ".html", ".png", ".jpg", ".jpeg", ".svg", ".pdf"}
+HARMLESS_NAMES = LITTER | {".ds_store", "readme", "license", ".gitignore", ".gitattributes"}
 
 
 def write_folder(
@@ -93,6 +94,8 @@ def damage_named(folder: str | Path) -> Iterator[None]:
         yield
     except FeatxError:
         raise
+    except PermissionError as error:
+        raise ModelError(f"{error.filename or folder} cannot be read: permission denied") from error
     except Exception as error:
         raise ModelError(f"{folder} is damaged or was altered ({type(error).__name__}: {error}); fit again") from error
 
@@ -125,9 +128,14 @@ def _is_own(path: Path) -> bool:
 
 def _refuse_foreign(folder: Path) -> None:
     """Save into a new or empty folder, into a classifier's, or into what a killed process has left of one."""
-    if not folder.exists() or (folder / ABOUT).is_file():
+    if not folder.exists():
         return
-    if not folder.is_dir() or not all(_is_own(path) for path in folder.iterdir()):
+    known = folder.is_dir() and all(_is_own(path) for path in folder.iterdir())
+    if (folder / ABOUT).is_file():
+        known = b'"digest"' in (folder / ABOUT).read_bytes()
+        if known:
+            _refuse_strangers(folder)  # now, since it could not be loaded afterwards
+    if not known:
         raise ModelError(f"{folder} exists and is not a classifier; give another --out")
 
 
@@ -147,9 +155,9 @@ def _sweep(folder: Path) -> None:
 
 def _refuse_strangers(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
-        harmless = path.suffix.lower() in HARMLESS_SUFFIXES or path.name.lower() in LITTER | {".ds_store"}
+        harmless = path.suffix.lower() in HARMLESS_SUFFIXES or path.name.lower() in HARMLESS_NAMES
         if not harmless and not _is_own(path) and not path.is_dir():
             raise ModelError(
-                f"{folder} was refused: {path.relative_to(folder)} could carry code, and a classifier is JSON and "
-                "arrays only. Remove it if you know how it came there, or fit again"
+                f"{folder} was refused: {path.relative_to(folder)} is no part of a classifier and could carry code; "
+                "beside JSON and arrays only notes and pictures may lie there. Move it elsewhere"
             )

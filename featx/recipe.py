@@ -117,7 +117,11 @@ class Recipe:
         try:
             return version("keras"), *(content_id(Path(file).read_bytes()) for file in self.files.values())
         except OSError as error:
-            raise WeightsError(f"no weights file {error.filename}: {(error.strerror or '').lower()}") from None
+            why = (error.strerror or "").lower()
+            raise WeightsError(
+                f"{error.filename} cannot be read: {why}. If the weights (or your own .keras file) have moved, "
+                "--weights FILE says where they are"
+            ) from None
 
 
 @functools.lru_cache(maxsize=1)

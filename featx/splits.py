@@ -18,7 +18,7 @@ class Split:
     """Row numbers, int64, sorted.
 
     ``drawn`` says that the validation rows were drawn from the training rows, not given by the data set. ``left_out``
-    are training rows whose very picture is among the validation or test rows too: they may not train.
+    are rows whose very picture is among the validation or test rows too, and is used only there.
     """
 
     train: NDArray[np.int64]
@@ -55,10 +55,11 @@ def split_rows(
     labelled = labels >= 0
     test = np.flatnonzero(labelled & (splits == "test"))
     given = np.flatnonzero(labelled & (splits == "validation"))
-    given = given[~np.isin(ids[given], ids[test])]
+    tested_too = np.isin(ids[given], ids[test])
+    copies, given = given[tested_too], given[~tested_too]
     candidates = np.flatnonzero(labelled & np.isin(splits, ["train", ""]))
     elsewhere = np.isin(ids[candidates], np.concatenate([ids[test], ids[given]]))
-    train, left_out = candidates[~elsewhere], candidates[elsewhere]
+    train, left_out = candidates[~elsewhere], np.sort(np.concatenate([candidates[elsewhere], copies]))
     if not len(train):
         raise TrainingError("no labelled row to train on; expected rows of the train split, or of no split")
     drawn = not len(given)

@@ -817,6 +817,55 @@ def test_own_models_that_differ_in_what_is_not_drawn_differ_in_their_spec(tiny_b
     assert off(one(pictures(32)), other(pictures(32))) > 0.01 and one.weights != other.weights
 
 
+def test_a_network_in_a_network_is_cut_in_the_outer_one(tmp_path: Path) -> None:
+    """As most transfer-learning tutorials build theirs: a base called like a layer."""
+    keras = load_keras()
+    base = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)
+    pictures_in = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(base(pictures_in))
+    model = keras.Model(pictures_in, keras.layers.Dense(2, name="top")(pooled))
+    model.save(tmp_path / "nested.keras")
+    trunk = build_trunk(str(tmp_path / "nested.keras"), preprocess="rescale")
+    assert trunk.layer == base.name and trunk.feature_shape == (1, 1, 1280)
+    expected = np.asarray(model.layers[1](pictures(32).astype(np.float32) / 255))
+    assert off(trunk(pictures(32)), expected) < CLOSE
+    assert [row.cut for row in list_layers(str(tmp_path / "nested.keras"))] == [False, True, True, True]
+
+
+def test_integers_are_not_rounded_to_nothing(tmp_path: Path) -> None:
+    keras = load_keras()
+    pictures_in = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Conv2D(2, 3, name="conv")(keras.layers.Rescaling(1 / 255)(pictures_in))
+    keras.Model(pictures_in, x).save(tmp_path / "uint8.keras")
+    with pytest.raises(BackboneError, match="takes uint8, which --preprocess rescale would round to nothing"):
+        build_trunk(str(tmp_path / "uint8.keras"), preprocess="rescale")
+    trunk = build_trunk(str(tmp_path / "uint8.keras"), preprocess="none")
+    model = keras.saving.load_model(tmp_path / "uint8.keras")
+    images = pictures(8)
+    assert off(trunk(images), np.asarray(model(images))) < CLOSE
+
+
+def test_tokens_are_no_features(tmp_path: Path) -> None:
+    """No head knows what to do with (n, t, c)."""
+    keras = load_keras()
+    pictures_in = keras.Input((8, 8, 3))
+    x = keras.layers.Reshape((64, 3), name="tokens")(pictures_in)
+    keras.Model(pictures_in, keras.layers.Flatten(name="flat")(x)).save(tmp_path / "tokens.keras")
+    with pytest.raises(BackboneError, match=r"layer tokens of tokens.keras cannot be a cut: it gives \(64, 3\)"):
+        build_trunk(str(tmp_path / "tokens.keras"), preprocess="none", layer="tokens")
+    with pytest.raises(BackboneError, match="cannot be a cut: it is the input itself"):
+        build_trunk(str(tmp_path / "tokens.keras"), preprocess="none", layer="input_layer")
+    assert [row.cut for row in list_layers(str(tmp_path / "tokens.keras"))] == [False, False, True]
+
+
+def test_a_picture_too_small_for_a_network_of_open_size(tmp_path: Path) -> None:
+    keras = load_keras()
+    pictures_in = keras.Input((None, None, 3))
+    keras.Model(pictures_in, keras.layers.Conv2D(2, 7)(pictures_in)).save(tmp_path / "open.keras")
+    with pytest.raises(BackboneError, match="open.keras cannot take pictures of 4 x 4"):
+        build_trunk(str(tmp_path / "open.keras"), preprocess="none", size=4)
+
+
 @pytest.mark.parametrize("rule", ["auto", "imagenet"])
 def test_own_model_needs_to_be_told_its_preprocessing(tiny_backbone: str, rule: str) -> None:
     with pytest.raises(BackboneError, match="give --preprocess as one of caffe, tf, torch, none, rescale"):

@@ -620,7 +620,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for load in (load_features, Features):
         with pytest.raises(CacheError, match=r"no such feature file: .*nothing\.h5"):
             load(tmp_path / "nothing.h5")
-    with pytest.raises(CacheError, match="no such feature file"):
+    with pytest.raises(CacheError, match="is a folder, no feature file; `featx extract .*` makes one of its pictures"):
         load_features(tmp_path)
 
 
@@ -1090,6 +1090,14 @@ def test_newest_is_the_one_written_last(tmp_path: Path) -> None:
     assert [path.stem for path in folder.files()] == ["b", "c", "a"]
     age(tmp_path / "a.h5", 5)
     assert folder.newest() == tmp_path / "a.h5"
+
+
+def test_newest_passes_over_what_is_no_feature_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "a.h5")
+    age(tmp_path / "a.h5", 100)
+    (tmp_path / "z.h5").write_bytes(b"")
+    assert CacheFolder(tmp_path).newest() == tmp_path / "a.h5"
+    assert "z.h5 is not a readable feature file: it is empty" in caplog.text
 
 
 def test_unfinished_and_foreign_files_are_not_listed(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_copies_of_test_pictures_do_not_train(stripes: Stripes, caplog: pytest.L
     ids[train[:2]] = ids[test[:2]]
     model = featx.fit(_with(stripes.features, ids=ids), "ridge")
     assert (model.report["train_rows"], model.report["left_out"]) == (34, 2)
-    assert "2 training pictures are also among the validation or test pictures" in caplog.text
+    assert "2 pictures are also among the validation or test pictures, and are used only there" in caplog.text
 
 
 def test_one_class_is_not_enough(stripes: Stripes) -> None:
@@ -434,6 +434,25 @@ def test_when_every_row_was_trained_on_the_error_says_what_to_do(stripes: Stripe
     model = featx.fit(stripes.features, "ridge", validation=0)
     with pytest.raises(TrainingError, match="no labelled rows of the validation split. Evaluate on other pictures"):
         model.evaluate(_only(stripes.features, "train"))
+
+
+def test_what_is_left_out_of_an_evaluation_is_counted(
+    stripes: Stripes, ridge: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    unmarked = _with(stripes.features, splits=np.full(len(stripes.features), "", object))
+    found = ridge.evaluate(unmarked)
+    assert (found.split, found.rows, found.left_out) == ("unseen", 18, 36)
+    assert "36 pictures are left out: the classifier was trained on them" in caplog.text
+    assert ridge.evaluate(stripes.features).left_out == 0
+
+
+def test_a_picture_in_two_classes_is_warned_of(stripes: Stripes, caplog: pytest.LogCaptureFixture) -> None:
+    ids = stripes.features.ids.copy()
+    train = np.flatnonzero(stripes.features.splits == "train")
+    first, other = train[0], train[-1]
+    ids[other] = ids[first]
+    featx.fit(_with(stripes.features, ids=ids), "ridge")
+    assert "1 pictures lie in more than one class" in caplog.text
 
 
 def test_no_rows_of_a_split(stripes: Stripes, ridge: Classifier) -> None:
@@ -698,6 +717,17 @@ def test_a_disk_that_fills_up_leaves_things_as_they_were(
         assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
 
 
+def test_a_folder_that_could_not_be_loaded_afterwards_is_not_saved_into(ridge: Classifier, tmp_path: Path) -> None:
+    (ridge.save(tmp_path / "model") / "thesis.tex").write_text("mine")
+    with pytest.raises(ModelError, match="thesis.tex is no part of a classifier"):
+        ridge.save(tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/classifier.json").write_text("{}")
+    with pytest.raises(ModelError, match="exists and is not a classifier"):
+        ridge.save(tmp_path / "other")
+    assert (tmp_path / "other/classifier.json").read_text() == "{}"
+
+
 def test_notes_in_the_folder_outlive_a_second_fit(ridge: Classifier, tmp_path: Path) -> None:
     (ridge.save(tmp_path / "model") / "notes.md").write_text("mine")
     ridge.save(tmp_path / "model")
@@ -952,7 +982,7 @@ def test_a_file_that_could_carry_code_is_refused(saved: Path, tmp_path: Path, na
     file = saved / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(pickle.dumps(_Hostile(tmp_path / "ran")))
-    with pytest.raises(ModelError, match=f"was refused: {name} could carry code"):
+    with pytest.raises(ModelError, match=f"was refused: {name} is no part of a classifier and could carry code"):
         Classifier.load(saved)
     assert not (tmp_path / "ran").exists()
 
@@ -974,7 +1004,9 @@ def test_arrays_outside_the_folder_are_not_read(saved: Path, tmp_path: Path) -> 
         Classifier.load(saved)
 
 
-@pytest.mark.parametrize("name", ["README.md", "report.html", "plots/confusion.png", ".DS_Store", "Thumbs.db"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "LICENSE", ".gitignore", "report.html", "plots/confusion.png", ".DS_Store", "Thumbs.db"]
+)
 def test_notes_and_pictures_may_lie_in_the_folder(saved: Path, name: str) -> None:
     file = saved / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -984,7 +1016,7 @@ def test_notes_and_pictures_may_lie_in_the_folder(saved: Path, name: str) -> Non
 
 def test_a_keras_file_in_the_folder_is_refused(saved: Path, tmp_path: Path) -> None:
     _evil_model(saved / "head.keras", tmp_path / "ran")
-    with pytest.raises(ModelError, match="head.keras could carry code"):
+    with pytest.raises(ModelError, match="head.keras is no part of a classifier and could carry code"):
         Classifier.load(saved)
     assert not (tmp_path / "ran").exists()
 
@@ -1026,7 +1058,10 @@ def test_weights_that_moved(stripes: Stripes, tmp_path: Path) -> None:
     moved = (tmp_path / "w.weights.h5").rename(tmp_path / "moved.weights.h5")
     base.set_weights([value * 1.1 for value in base.get_weights()])
     base.save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(WeightsError, match=r"no weights file .*/w\.weights\.h5"):
+    with pytest.raises(
+        WeightsError,
+        match=r"w\.weights\.h5 cannot be read: no such file or directory.* --weights FILE says where they are",
+    ):
         Classifier.load(folder).predict([stripes.root / "test"])
     found, _ = Classifier.load(folder, weights=str(moved)).predict([stripes.root / "test"])
     rows = np.flatnonzero(features.splits == "test")

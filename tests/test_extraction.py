@@ -581,7 +581,7 @@ def test_values_that_are_no_numbers_are_an_error(
         ({"preprocess": "auto"}, BackboneError, "give --preprocess as one of"),
         ({"preprocess": "imagenet"}, BackboneError, "preprocess"),
         ({"size": 64}, BackboneError, "takes pictures of 32 x 32"),
-        ({"weights": "nowhere.weights.h5"}, WeightsError, "no weights file .*nowhere"),
+        ({"weights": "nowhere.weights.h5"}, WeightsError, "nowhere.weights.h5 cannot be read: no such file"),
         ({"backbone": "nowhere.keras"}, (WeightsError, BackboneError), "nowhere"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
@@ -730,7 +730,7 @@ def test_a_damaged_row_alone_is_computed_again(
     done = run(root, batch_size=1)
     assert (done.computed, done.rows) == (1, 16) and len(counted) == 17
     assert done.features == first.features and np.array_equal(values(done), whole)
-    assert "1 rows are damaged and will be computed again" in caplog.text
+    assert "1 rows are damaged and will be replaced" in caplog.text
     assert not list(Path(done.features).parent.glob("*.partial"))
     assert run(root, batch_size=1).computed == 0
 
@@ -1301,6 +1301,34 @@ def test_what_a_kill_in_the_last_instant_leaves_is_removed(make_dataset: Make, r
     partial.mkdir()
     shutil.copy(done.features, partial / "block-00000.h5")
     assert run(root).computed == 0 and not partial.exists()
+
+
+@pytest.mark.parametrize("edit", [{}, {"spec": 3}, {"spec": {}, "shape": 5, "engine": ""}, None, []])
+def test_an_edited_memo_is_not_believed(make_dataset: Make, run: Run, tmp_path: Path, edit: Any) -> None:
+    root = make_dataset(each=2)
+    run(root)
+    memo = tmp_path / "cache" / "trunks.json"
+    memo.write_text(json.dumps(dict.fromkeys(json.loads(memo.read_text()), edit)))
+    done = run(root)
+    assert (done.rows, done.shape, done.spec["size"]) == (4, (4, 4, 4, 8), 32)
+
+
+def test_a_memo_with_another_networks_spec_ends_in_an_error_not_in_the_cache(
+    make_dataset: Make, run: Run, tmp_path: Path
+) -> None:
+    root = make_dataset(each=2)
+    run(root)
+    memo = tmp_path / "cache" / "trunks.json"
+    memo.write_text(memo.read_text().replace('"weights": "', '"weights": "dead'))
+    with pytest.raises(ExtractionError, match="run the same command again"):
+        run(root)
+    assert run(root).computed == 0
+
+
+def test_explaining_writes_nothing(make_dataset: Make, tmp_path: Path, tiny_backbone: str, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True, capture_output=True)
+    found = explain(make_dataset(each=2), cache_dir=small_disk, backbone=tiny_backbone, preprocess="rescale")
+    assert found["would_compute"] == 4
 
 
 def test_explaining_knows_of_damage(make_dataset: Make, run: Run, tmp_path: Path, tiny_backbone: str) -> None:

@@ -469,7 +469,7 @@ def test_duplicates_are_refused_with_both_lines(pets: Path, again: str) -> None:
         ("l.csv", "cats/1.png,cat\n", r"label, path is missing"),
         ("l.csv", "", r"label, path is missing"),
         ("l.csv", "path,label,split\ncats/1.png,cat,dev\n", r"l.csv:2: unknown split 'dev'; expected one of train, "),
-        ("l.txt", "", "holds no pictures"),
+        ("l.txt", "", "l.txt is empty; expected lines"),
         ("l.txt", "# nothing\n\n", "holds no pictures"),
         ("l.csv", "path,label\n", "holds no pictures"),
     ],
@@ -1160,3 +1160,41 @@ def test_a_flat_test_folder_alone_is_unlabelled(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     picture(0, 0).save(tmp_path / "test" / "a.png")
     assert list_dataset(tmp_path).pictures == (Picture("test/a.png", None, "test"),)
+
+
+def test_labels_of_several_words(tmp_path: Path) -> None:
+    for name in ("a.png", "b c.png"):
+        picture(0, 0).save(tmp_path / name)
+    (tmp_path / "labels.txt").write_text("a.png golden retriever\nb c.png cat\nnone.png dog\n")
+    listing = list_dataset(tmp_path / "labels.txt")
+    assert [(p.path, p.label) for p in listing.pictures] == [
+        ("a.png", "golden retriever"),
+        ("b c.png", "cat"),
+        ("none.png", "dog"),
+    ]
+    assert listing.misplaced == {"none.png": "no such file"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.tsv", "a.png\tcat\ttrain\n", "l.tsv:1: more than one TAB; .*Splits need a CSV"),
+        ("l.tsv", "a.png\tcat\0\n", "l.tsv:1: expected `path<TAB>label`"),
+        ("l.csv", "path,label\na.png,a,b\n", "l.csv:2: more cells than the header has; quote a label with a comma"),
+        ("l.txt", "\n \n", "l.txt is empty; expected lines"),
+    ],
+)
+def test_label_files_that_would_be_misread(tmp_path: Path, name: str, text: str, message: str) -> None:
+    picture(0, 0).save(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        list_dataset(tmp_path / name)
+
+
+def test_an_empty_folder_among_others_does_not_end_a_prediction(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    picture(0, 0).save(tmp_path / "a.png")
+    assert list_files([tmp_path / "empty", tmp_path / "a.png"]) == [tmp_path / "a.png"]
+    assert "empty holds no pictures" in caplog.text

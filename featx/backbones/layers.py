@@ -10,6 +10,8 @@ from typing import Any
 from featx._keras import load_keras
 from featx.errors import BackboneError
 
+FEATURE_RANKS = (1, 3)  # dimensions of one picture's features: (c,) or (h, w, c)
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -26,11 +28,11 @@ class LayerRow:
 
 def layer_rows(base: Any, size: int | None) -> list[LayerRow]:
     """All layers of a network in order, their shapes at ``size`` where the network leaves that open."""
-    tails = _tail_cuts(base.layers)
+    tails = _tail_cuts(base)
     shapes = _shapes(base, size)
     rows = []
     for index, (name, layer) in enumerate(layers_by_name(base).items()):
-        cut = bool(shapes[name]) and not is_input(layer)
+        cut = len(shapes[name]) in FEATURE_RANKS and not is_input(layer)
         kind, parameters = type(layer).__name__, int(layer.count_params())
         rows.append(LayerRow(index, name, kind, shapes[name], parameters, cut, cut and index in tails))
     return rows
@@ -39,7 +41,8 @@ def layer_rows(base: Any, size: int | None) -> list[LayerRow]:
 def _shapes(base: Any, size: int | None) -> dict[str, tuple[int | None, ...]]:
     """The output shape of one picture by layer, at ``size`` where the network leaves that open; () for several."""
     layers = layers_by_name(base)
-    single = {n: layer.output for n, layer in layers.items() if not isinstance(layer.output, (list, tuple, dict))}
+    outputs = {name: output_of(base, layer) for name, layer in layers.items()}
+    single = {name: output for name, output in outputs.items() if output is not None}
     if size is not None and None in base.input_shape[1:]:
         keras = load_keras()
         outputs = keras.Model(base.inputs, list(single.values()))(keras.Input((size, size, 3)))
@@ -86,24 +89,47 @@ def output_at(base: Any, layer: str, backbone: str) -> Any:
         near = difflib.get_close_matches(layer, layers_by_name(base), n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise BackboneError(f"{backbone} has no layer {layer!r}; {hint}`featx backbones {backbone}` lists them")
-    if is_input(found) or isinstance(found.output, (list, tuple, dict)) or len(found.output.shape) < 2:
-        raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: it does not have one output per picture")
-    return found.output
+    output = output_of(base, found)
+    if is_input(found):
+        raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: it is the input itself")
+    if output is None or len(output.shape) - 1 not in FEATURE_RANKS:
+        gives = "has several outputs" if output is None else f"gives {tuple(output.shape[1:])}"
+        raise BackboneError(
+            f"layer {layer} of {backbone} cannot be a cut: it {gives}; expected one map (h, w, c) or vector (c) per "
+            f"picture. `featx backbones {backbone}` says which layers can"
+        )
+    return output
 
 
-def _tail_cuts(layers: list[Any]) -> set[int]:
+def output_of(base: Any, layer: Any) -> Any:
+    """The one tensor that a layer gives in this network; None if it gives several.
+
+    A network used as a layer has an output of its own, on an input of its own; what counts is what it gives here.
+    """
+    if not hasattr(layer, "layers"):
+        return None if isinstance(layer.output, (list, tuple, dict)) else layer.output
+    consumed = [tensor for other in base.layers if not hasattr(other, "layers") for tensor in _inputs(other)]
+    given = {id(t): t for t in [*base.outputs, *consumed] if t._keras_history.operation is layer}
+    return next(iter(given.values())) if len(given) == 1 else None
+
+
+def _inputs(layer: Any) -> list[Any]:
+    return list(layer.input) if isinstance(layer.input, (list, tuple)) else [layer.input]
+
+
+def _tail_cuts(base: Any) -> set[int]:
     """Indices of layers through which everything that follows depends on what came before."""
     producer: dict[int, int] = {}
     last_use: dict[int, int] = {}
-    for index, layer in enumerate(layers):
-        inputs = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
-        for tensor in inputs:
+    for index, layer in enumerate(base.layers):
+        for tensor in _inputs(layer):
             if id(tensor) in producer:
                 last_use[producer[id(tensor)]] = index
-        for tensor in layer.output if isinstance(layer.output, (list, tuple)) else [layer.output]:
+        output = output_of(base, layer)
+        for tensor in [output] if output is not None else layer.output:
             producer.setdefault(id(tensor), index)
     cuts, open_until = set(), 0
-    for index in range(len(layers)):
+    for index in range(len(base.layers)):
         if open_until <= index:
             cuts.add(index)
         open_until = max(open_until, last_use.get(index, index))
@@ -113,8 +139,3 @@ def _tail_cuts(layers: list[Any]) -> set[int]:
 def is_input(layer: Any) -> bool:
     """Whether a layer only stands for the network's input."""
     return type(layer).__name__ == "InputLayer"
-
-
-def rank(layer: Any) -> int:
-    """Dimensions of a layer's output, the batch counted; 0 if it has several."""
-    return len(getattr(layer.output, "shape", ()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featx._keras import load_keras
-from featx.backbones.layers import LayerRow, is_input, layer_rows, layers_by_name, output_at, rank
+from featx.backbones.layers import LayerRow, is_input, layer_rows, layers_by_name, output_at, output_of
 from featx.backbones.preprocessing import preprocess_pictures
 from featx.backbones.table import POOLINGS, PREPROCESSINGS, canonical_name, find_backbone, is_model_file, resolve_size
 from featx.backbones.weights import (
@@ -52,8 +52,12 @@ class Trunk:
         self.weights = weights or hash_weights(frozen)
         pictures = keras.Input((size, size, 3), dtype="uint8")
         x = preprocess_pictures(keras.ops.cast(pictures, "float32"), preprocess)
-        # training=False: batch norm uses its stored statistics, whatever Keras's global state says
-        self._model = keras.Model(pictures, _pool(frozen(x, training=False), pooling))
+        try:
+            # training=False: batch norm uses its stored statistics, whatever Keras's global state says
+            features = frozen(keras.ops.cast(x, frozen.inputs[0].dtype), training=False)
+        except ValueError as error:  # a user's network that leaves its size open, and leaves nothing of a small picture
+            raise BackboneError(f"{backbone} cannot take pictures of {size} x {size}: {one_line(error)}") from error
+        self._model = keras.Model(pictures, _pool(features, pooling))
         self.feature_shape: tuple[int, ...] = tuple(int(n) for n in self._model.output_shape[1:])
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -149,15 +153,21 @@ def _own_base(file: str, preprocess: str) -> tuple[Any, str | None, str]:
     shape = getattr(base, "input_shape", None)
     if not (isinstance(shape, tuple) and len(shape) == 4 and shape[-1] == 3):
         raise BackboneError(f"{file} takes input of shape {shape}; expected pictures, (n, height, width, 3)")
+    if "float" not in base.inputs[0].dtype and preprocess != "none":
+        raise BackboneError(
+            f"{file} takes {base.inputs[0].dtype}, which --preprocess {preprocess} would round to nothing; give "
+            "--preprocess none"
+        )
     return base, _default_cut(base), preprocess
 
 
 def _default_cut(base: Any) -> str | None:
     """The last map of a user's network: its output if that is one, else the last layer that gives one."""
-    maps = [name for name, layer in layers_by_name(base).items() if not is_input(layer) and rank(layer) == 4]
+    outputs = {n: output_of(base, layer) for n, layer in layers_by_name(base).items() if not is_input(layer)}
+    maps = {name: output for name, output in outputs.items() if output is not None and len(output.shape) == 4}
     if len(base.outputs) == 1 and len(base.outputs[0].shape) == 4:
-        return next((name for name in maps if layers_by_name(base)[name].output is base.outputs[0]), "output")
-    return maps[-1] if maps else None
+        return next((name for name in maps if maps[name] is base.outputs[0]), "output")
+    return list(maps)[-1] if maps else None
 
 
 def _side(base: Any, size: int | None, backbone: str) -> int:

@@ -183,7 +183,14 @@ def load_weights_file(base: Any, file: Path, backbone: str) -> None:
             problem = _mismatch(error)
         if problem is None:
             return
-    raise WeightsError(f"{file} does not fit {backbone}: {problem}. Are network and width (--alpha) the file's?")
+    renamed = (
+        ""
+        if file.suffix == ".keras" or file.name.endswith(".weights.h5")
+        else (", and does its name end in .weights.h5 if Keras 3 wrote it so")
+    )
+    raise WeightsError(
+        f"{file} does not fit {backbone}: {problem}. Are network and width (--alpha) the file's{renamed}?"
+    )
 
 
 def _load_in_order(base: Any, file: Path) -> None:

@@ -240,6 +240,8 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     Raises:
         CacheError: no such file, or not one of featx's. CorruptCacheError: truncated or altered.
     """
+    if path.is_dir():
+        raise CacheError(f"{path} is a folder, no feature file; `featx extract {path}` makes one of its pictures")
     if not path.is_file():
         raise CacheError(f"no such feature file: {path}")
     try:
@@ -248,6 +250,8 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             yield file, {name: json.loads(value) for name, value in file.attrs.items()}
     except CacheError:
         raise
+    except PermissionError as error:
+        raise CacheError(f"{path} cannot be read: permission denied") from error
     except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, UnicodeError ...
         raise CorruptCacheError(f"{path} is not a readable feature file ({one_line(error)}); extract again") from error
 
@@ -257,7 +261,11 @@ def _check_seal(path: Path) -> None:
         block = file.read(SEAL_BYTES)
         if block.startswith(b"\x89HDF"):
             raise CacheError(f"{path} is an HDF5 file, but not one of featx's")
-        seal = json.loads(block.rstrip(b"\0"))
+        try:
+            seal = dict(json.loads(block.rstrip(b"\0")))
+        except (ValueError, TypeError):
+            what = "is empty" if not block else "does not begin like one of featx's"
+            raise CorruptCacheError(f"{path} is not a readable feature file: it {what}; extract again") from None
         if seal["featx"] != SCHEMA:
             raise CacheError(f"{path} has schema {seal['featx']}, this featx reads {SCHEMA}; extract again")
         start, length = seal["features"]

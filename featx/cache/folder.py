@@ -47,15 +47,16 @@ class CacheFolder:
         return sorted(self.folder.glob("[!.]*.h5"), key=lambda p: (-_mtime_ns(p), p.name))
 
     def newest(self) -> Path:
-        """The feature file written last.
+        """The readable feature file written last.
 
         Raises:
             CacheError: there is none.
         """
-        files = self.files()
-        if not files:
-            raise CacheError(f"no feature file in {self.folder}; run `featx extract DATASET` first, or name a file")
-        return files[0]
+        for path in self.files():
+            with self._warned_of(path):
+                read_header(path)
+                return path
+        raise CacheError(f"no feature file in {self.folder}; run `featx extract DATASET` first, or name a file")
 
     def file_for(self, dataset: str, spec: Spec, listing: Any) -> Path:
         """Where the features of a listing under a spec go: ``<dataset>-<backbone>-<key>.h5``."""

@@ -1,5 +1,7 @@
 """The command line: each command a few lines over one public function. Heavy imports happen inside the commands."""
 
+import json
+import sys
 from typing import Annotated
 
 import typer
@@ -7,6 +9,7 @@ import typer
 from featx import __version__
 from featx.cli.cache import app as cache_app
 from featx.cli.commands import app
+from featx.cli.terminal import print_out
 
 app.add_typer(cache_app, name="cache")
 
@@ -28,4 +31,11 @@ def _featx(
 
 def main() -> None:
     """The ``featx`` program."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 2 and "--json" in sys.argv[1:]:
+            print_out(json.dumps({"error": "wrong usage; stderr says more"}))
+        raise
+    except KeyboardInterrupt:  # before a command was under way
+        sys.exit(130)

@@ -11,7 +11,9 @@ import typer
 from featx.cli.commands import CacheDir, recipe_options
 from featx.cli.terminal import Report, columns, command, progress
 
-app = typer.Typer(help="Look at feature files, verify them, tidy up.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at feature files, verify them, tidy up.", no_args_is_help=True, epilog="Example: featx cache ls"
+)
 
 FeatureFile = Annotated[Path, typer.Argument(metavar="FEATURES", help="A feature file.")]
 
@@ -27,12 +29,15 @@ def ls(cache_dir: CacheDir = Path("cache")) -> Report:
         for f in CacheFolder(cache_dir).features()
         if f.path.parent == cache_dir
     ]
+    unfinished = [str(partial) for partial in sorted(cache_dir.glob("*.partial"))]
     rows = [
         [f["features"], f["backbone"], f["layer"], " x ".join(map(str, f["shape"])), f["dtype"], f["bytes"] / 1e6]
         for f in files
     ]
     header = ["features", "backbone", "layer", "shape", "dtype", "MB"]
-    return Report({"files": files}, columns(rows, header) if rows else f"no feature files in {cache_dir}")
+    text = [columns(rows, header) if rows else f"no feature files in {cache_dir}"]
+    text += [f"{partial} holds the blocks of an unfinished extraction" for partial in unfinished]
+    return Report({"files": files, "unfinished": unfinished}, "\n".join(text))
 
 
 @command(app, "featx cache show cache/photos-vgg16-0123456789abcdef.h5")
@@ -83,6 +88,7 @@ def verify(
             )
         except CacheError as error:
             files.append({"features": str(path), "rows": 0, "damaged": [], "problem": str(error)})
+    progress("verifying", len(paths), len(paths))
     lines = [
         f"{f['features']}: "
         + (f["problem"] or (f"damaged rows: {f['damaged']}" if f["damaged"] else f"{f['rows']} rows sound"))
@@ -125,4 +131,5 @@ def prune(
     sizes = {path: size_on_disk(path) for path in folder.superseded()} if dry_run else dict(folder.prune())
     verb, freed = "would remove" if dry_run else "removed", sum(sizes.values())
     text = "\n".join([*(f"{verb} {path}" for path in sizes), f"{verb} {freed / 1e6:.1f} MB in all"])
+    text = text if sizes else "nothing to remove"
     return Report({"removed": [str(path) for path in sizes], "bytes": freed, "dry_run": dry_run}, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,14 +16,19 @@ app = typer.Typer(
     help="Image classifiers from frozen features, trained in seconds.",
     no_args_is_help=True,
     add_completion=False,
+    epilog="Example: featx extract photos/",
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 CacheDir = Annotated[Path, typer.Option(envvar="FEATX_CACHE", help="Where feature files are kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a call of the network.")]
 Weights = Annotated[str | None, typer.Option(help="Where the backbone's weights are now, if they have moved.")]
 Model = Annotated[Path, typer.Argument(help="A classifier: the folder that `featx fit` wrote.")]
+
+
+MATRIX_CLASSES = 20  # beyond, the confusion matrix is not shown whole
 
 
 def recipe_options(
@@ -71,6 +77,7 @@ def extract(
     Pictures whose features are in the cache folder already are not computed again. Unreadable ones go to the
     quarantine, with the reason.
     """
+    from featx.cache import load_features
     from featx.extraction import extract
 
     done = extract(dataset, cache_dir=cache_dir, batch_size=batch_size, strict=strict, progress=progress, **settings)
@@ -82,9 +89,10 @@ def extract(
     rate = f", {done.images_per_second:.1f} pictures/s" if done.computed else ""
     ignored = f" ({done.ignored} other files ignored)" if done.ignored else ""
     shape = " x ".join(map(str, done.shape[1:]))
+    classes = _counts(load_features(done.features))
     return Report(
         fields,
-        f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}\n"
+        f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}\n{classes}\n"
         f"{done.computed} computed, {done.reused} reused in {done.seconds:.1f} s{rate}\n"
         f"{done.features}: {done.rows} x {shape} {done.dtype}",
     )
@@ -96,13 +104,13 @@ def fit(
     head: Annotated[str, typer.Option(help="bn-mlp, mlp, logreg, svm, ridge or knn.")] = "bn-mlp",
     input: Annotated[Literal["flat", "avg", "max"] | None, typer.Option(help="What becomes of maps.")] = None,
     C: Annotated[float | None, typer.Option("--C", help="logreg, svm, ridge: inverse penalty.")] = None,
-    n_neighbors: Annotated[int | None, typer.Option("--neighbors", help="knn: how many vote.")] = None,
-    hidden: Annotated[int | None, typer.Option(help="bn-mlp, mlp: width of hidden layers.")] = None,
+    n_neighbors: Annotated[int | None, typer.Option("--neighbors", min=1, help="knn: how many vote.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: width of hidden layers.")] = None,
     dropout: Annotated[float | None, typer.Option(help="bn-mlp, mlp.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="bn-mlp, mlp.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="bn-mlp, mlp: rows a step.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="bn-mlp, mlp: at most.")] = None,
-    patience: Annotated[int | None, typer.Option(help="bn-mlp, mlp: epochs without progress before stopping.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: rows a step.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: at most.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: epochs to wait for a better one.")] = None,
     validation: Annotated[float, typer.Option(help="Share to hold out if the data set does not say.")] = 0.2,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: models/FEATURES-HEAD.")] = None,
     seed: Seed = 0,
@@ -118,17 +126,21 @@ def fit(
     from featx.cache import CacheFolder
     from featx.classifier import fit
 
+    _require_options_of(head, params)
+
     if features is None:
         features = CacheFolder(cache_dir).newest()
         note(f"using {features}, the newest feature file")
     classifier = fit(features, head, validation=validation, random_state=seed, progress=progress, **params)
-    folder = classifier.save(out or Path("models") / f"{features.stem}-{head}")
+    folder = out or Path("models") / f"{features.stem}-{head}"
+    if folder.exists():
+        note(f"{folder} is replaced")
+    classifier.save(folder)
     report = classifier.report
     return Report(
         {"model": str(folder), **report},
-        f"{head}: {_percent(report['validation_accuracy'])} on {report['validation_rows']} validation rows, "
-        f"{_percent(report['train_accuracy'])} on {report['train_rows']} training rows, {report['seconds']:.1f} s\n"
-        f"{folder}",
+        f"{head}: {_on_validation_rows(report)}, {_percent(report['train_accuracy'])} on {report['train_rows']} "
+        f"training rows, {report['seconds']:.1f} s\n{folder}",
     )
 
 
@@ -160,9 +172,7 @@ def evaluate(
         ],
         ["class", "precision", "recall", "f1", "support"],
     )
-    matrix = columns(
-        [[n, *row] for n, row in zip(names, found.confusion_matrix, strict=True)], ["true \\ predicted", *names]
-    )
+    matrix = _confusions(names, found.confusion_matrix)
     low, high = found.ci95
     return Report(
         asdict(found),
@@ -183,7 +193,10 @@ def predict(
 ) -> Report:
     """Predict new pictures, by the spec that was saved with the classifier."""
     from featx.classifier import Classifier
+    from featx.errors import DatasetError
 
+    if csv and not csv.absolute().parent.is_dir():
+        raise DatasetError(f"--csv {csv}: there is no folder {csv.absolute().parent}; make it, or name another file")
     predictions, bad = Classifier.load(model, weights).predict(paths, batch_size=batch_size, progress=progress)
     for path, reason in bad:
         note(f"quarantined: {path!r}: {reason}")
@@ -278,18 +291,65 @@ def demo(
     return Report(steps, f"{columns(rows, ['head', 'test accuracy', 'seconds'])}\n\n{written}")
 
 
+def _counts(features: Any) -> str:
+    """How many pictures each class and each split has, in a line."""
+    classes = Counter(features.class_names[label] for label in features.y.tolist() if label >= 0)
+    some = ", ".join(f"{escaped(name)} {count}" for name, count in list(classes.items())[:10])
+    more = f", ... and {len(classes) - 10} more" if len(classes) > 10 else ""
+    splits = Counter(features.splits.tolist())
+    marked = ", ".join(f"{name or 'no split'} {count}" for name, count in splits.items())
+    return f"{len(classes)} classes: {some}{more}; {marked}" if classes else f"no labels; {marked}"
+
+
 def _write_csv(path: Path, predictions: list[Any]) -> None:
     import csv
+    import io
 
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability", *predictions[0].probabilities])
-        for p in predictions:
-            writer.writerow([p.path, p.label, f"{p.probability:.6f}", *(f"{v:.6f}" for v in p.probabilities.values())])
+    from featx._files import write_whole
+
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["path", "label", "probability", *predictions[0].probabilities])
+    for p in predictions:
+        writer.writerow([p.path, p.label, f"{p.probability:.6f}", *(f"{v:.6f}" for v in p.probabilities.values())])
+    write_whole(path, file.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def _percent(share: float | None) -> str:
-    return "nothing" if share is None else f"{100 * share:.1f} %"
+def _require_options_of(head: str, params: dict[str, Any]) -> None:
+    from featx.errors import TrainingError
+    from featx.heads import HEADS
+
+    known = HEADS[head]._get_param_names() if head in HEADS else list(params)
+    options = {"C": "--C", "n_neighbors": "--neighbors", "input": "--input", "hidden": "--hidden", "epochs": "--epochs"}
+    options |= {"dropout": "--dropout", "learning_rate": "--learning-rate", "batch_size": "--batch-size"}
+    options |= {"patience": "--patience"}
+    for name in set(params) - set(known):
+        its = ", ".join(option for parameter, option in options.items() if parameter in known)
+        raise TrainingError(f"{options[name]} does not go with --head {head}, which takes {its}")
+
+
+def _confusions(names: list[str], matrix: list[list[int]]) -> str:
+    """The matrix; for many classes, which no terminal is wide enough for, what was confused most."""
+    if len(names) <= MATRIX_CLASSES:
+        return columns([[n, *row] for n, row in zip(names, matrix, strict=True)], ["true \\ predicted", *names])
+    mistakes: list[tuple[str, str, int]] = [
+        (true, names[j], count)
+        for true, row in zip(names, matrix, strict=True)
+        for j, count in enumerate(row)
+        if count and names[j] != true
+    ]
+    worst = sorted(mistakes, key=lambda row: -row[2])[:MATRIX_CLASSES]
+    return columns(worst, ["true", "predicted", "pictures"]) if worst else "nothing was confused"
+
+
+def _on_validation_rows(report: dict[str, Any]) -> str:
+    if not report["validation_rows"]:
+        return "no validation rows"
+    return f"{_percent(report['validation_accuracy'])} on {report['validation_rows']} validation rows"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _shape(shape: Any) -> str:

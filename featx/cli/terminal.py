@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -10,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -88,23 +90,27 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     """Run a command and turn whatever comes of it into output and an exit code."""
     _TERMINAL.begin(quiet)
     try:
-        report = function()
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")  # libraries' own, for programmers
+            report = function()
         _TERMINAL.end()
-        print_out(_as_json(report.fields) if as_json else report.text)
-        return 1 if report.failed else 0
     except KeyboardInterrupt as interrupt:
         return _fail("interrupted", str(interrupt) or "nothing was left half-written", 130, as_json, debug)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except FeatxError as error:
         return _fail("error", str(error), 1, as_json, debug)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail("error", where + (error.strerror or str(error)).lower(), 1, as_json, debug)
+    except MemoryError as error:
+        hint = "try a smaller --batch-size or --size, --pooling avg, or --input avg"
+        return _fail("error", f"not enough memory ({error}); {hint}", 1, as_json, debug)
     except Exception as error:  # a bug: said in one line too, with the way to its traceback
         hint = "" if debug else "; --debug shows where"
         return _fail("unexpected error", f"{type(error).__name__}: {error}{hint}", 1, as_json, debug)
+    code = 1 if report.failed else 0
+    text = _as_json(report.fields) if as_json else _shown(report.text)
+    return code if print_out(text) else 1
 
 
 def _as_json(fields: dict[str, Any] | list[dict[str, Any]]) -> str:
@@ -115,19 +121,35 @@ def _as_json(fields: dict[str, Any] | list[dict[str, Any]]) -> str:
 def _fail(kind: str, message: str, code: int, as_json: bool, debug: bool) -> int:
     _TERMINAL.end()
     if debug:
-        traceback.print_exc()
-    sys.stderr.write(f"{kind}: {escaped(' '.join(message.split()))}\n")
+        _to_stderr(traceback.format_exc())
+    _to_stderr(f"{kind}: {escaped(' '.join(message.split()))}\n")
     if as_json:
-        print_out(json.dumps({"error": message}))
+        print_out(json.dumps({"error": f"interrupted: {message}" if kind == "interrupted" else message}))
     return code
 
 
-def print_out(text: str) -> None:
-    """Write results to stdout; characters that the terminal cannot show are escaped."""
-    if text:
-        encoding = sys.stdout.encoding or "utf-8"
+def print_out(text: str) -> bool:
+    """Write results to stdout; characters that it cannot show are escaped. False if they could not be written."""
+    if not text or sys.stdout is None:
+        return True
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held back need not be tried
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            return True
+        _to_stderr(f"error: the results could not be written: {(error.strerror or str(error)).lower()}\n")
+        return False
+    return True
+
+
+def _to_stderr(text: str) -> None:
+    """Write to stderr, if anybody listens there: work does not end because nobody does."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def escaped(text: str) -> str:
@@ -135,9 +157,14 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
+def _shown(text: str) -> str:
+    """Lines and columns as they are, anything else that a terminal would obey escaped."""
+    return "\n".join("\t".join(map(escaped, line.split("\t"))) for line in text.split("\n"))
+
+
 def columns(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """Rows as aligned text under a header; numbers to the right."""
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    cells = [[escaped(name) for name in header], *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
     lines = (
@@ -196,15 +223,14 @@ class _Terminal(logging.Handler):
 
     def note(self, message: str) -> None:
         if not self._quiet:
-            sys.stderr.write(escaped(message) + "\n")
-            sys.stderr.flush()
+            _to_stderr(escaped(message) + "\n")
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if self._quiet:
             return
         if stage != self._stage:
             self._stage, self._first, self._started, self._said = stage, done, time.monotonic(), time.monotonic()
-            if sys.stderr.isatty():
+            if sys.stderr is not None and sys.stderr.isatty():
                 self._new_bar(stage, total)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total or None)
@@ -227,7 +253,7 @@ class _Terminal(logging.Handler):
 
         if self._bar is not None:
             self._bar.stop()
-        shown = [SpinnerColumn(), TextColumn("{task.description}")]
+        shown = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
         shown += [BarColumn(), MofNCompleteColumn(), _rate_column(), TimeRemainingColumn()] if total else []
         self._bar = Progress(*shown, console=Console(stderr=True), transient=not total)
         self._bar.start()

@@ -24,6 +24,7 @@ from featx.heads._base import Head, Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+C_RANGE = 1e-10, 1e6  # beyond, solvers never end, and nothing changes any more
 TWIN_ROWS = 3000  # beyond, decomposing the Gram matrix costs more than it saves
 
 
@@ -43,6 +44,8 @@ class _LinearHead(Head):
         """Fit on ``X``, ``(n, d)`` or ``(n, h, w, c)``, and labels ``y``. Validation rows are not looked at."""
         if not self.C > 0:
             raise ValueError(f"C must be positive. Got {self.C!r} instead.")
+        if not C_RANGE[0] <= self.C <= C_RANGE[1]:
+            raise ValueError(f"C must be from {C_RANGE[0]:g} to {C_RANGE[1]:g}. Got {self.C!r} instead.")
         X, numbers = self._training_rows(X, y)
         scaler = StandardScaler().fit(X)
         Z, V = _twin(scaler.transform(X))

@@ -73,7 +73,7 @@ class _KerasHead(Head):
             loss="sparse_categorical_crossentropy",
             metrics=["accuracy"],
         )
-        callbacks = [keras.callbacks.TerminateOnNaN(), _progress_callback(progress, self.epochs)]
+        callbacks = [_progress_callback(progress, self.epochs)]
         validation = None
         if validation_data is not None:
             held_out, labels = validation_data
@@ -354,8 +354,18 @@ def _best_epoch_callback(patience: int) -> Any:
 
 
 def _progress_callback(progress: Progress | None, epochs: int) -> Any:
-    def report(epoch: int, _logs: Any) -> None:
-        if progress is not None:
-            progress("training", epoch + 1, epochs)
+    class Progress(load_keras().callbacks.Callback):  # type: ignore[misc]
+        """Tells how far training is, and ends it when the loss is no longer a number."""
 
-    return load_keras().callbacks.LambdaCallback(on_epoch_end=report)
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.tell(0)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            self.tell(epoch + 1)
+            self.model.stop_training |= not np.isfinite(logs["loss"])
+
+        def tell(self, done: int) -> None:
+            if progress is not None:
+                progress("training", done, epochs)
+
+    return Progress()
