@@ -17,12 +17,14 @@ import featx
 from featx.splits import split_rows
 
 SEEDS = (0, 1, 2)
+SHORT = {"patience": 8, "epochs": 50}
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    *(("bn-mlp", {"input": "avg", "hidden": 512, "dropout": p}) for p in (0.3, 0.5, 0.8)),
-    *(("bn-mlp", {"input": "avg", "hidden": h, "dropout": 0.5}) for h in (64, 128, 256)),
-    *(("bn-mlp", {"input": "flat", "hidden": 128, "dropout": p}) for p in (0.5, 0.8)),
+    *(("bn-mlp", {"input": "avg", "hidden": 512, "dropout": p, **SHORT}) for p in (0.3, 0.5, 0.8)),
+    *(("bn-mlp", {"input": "avg", "hidden": h, "dropout": 0.5, **SHORT}) for h in (64, 128, 256)),
+    *(("bn-mlp", {"input": "flat", "hidden": 128, "dropout": p, **SHORT}) for p in (0.5, 0.8)),
     ("bn-mlp", {"input": "avg", "hidden": 512, "dropout": 0.5, "patience": 20, "epochs": 100}),
-    *(("mlp", {"input": i, "hidden": 64}) for i in ("avg", "flat")),
+    ("bn-mlp", {"input": "avg", "hidden": 512, "dropout": 0.5, "batch_size": 32, "patience": 20, "epochs": 100}),
+    *(("mlp", {"input": i, "hidden": 64, "learning_rate": 3e-4}) for i in ("avg", "flat")),
     ("mlp", {"input": "avg", "hidden": 64, "learning_rate": 1e-3}),
     *((head, {"C": c}) for head, c in itertools.product(("logreg", "svm", "ridge"), (1e-4, 1e-3, 1e-2, 1e-1))),
     *(("knn", {"n_neighbors": k}) for k in (5, 20)),

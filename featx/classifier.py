@@ -329,8 +329,9 @@ def fit(
 ) -> Classifier:
     """Fit a head on the training rows of a feature file.
 
-    The validation rows are the data set's own, or drawn: a share of each class's pictures. Heads that stop early look
-    at them; the others are measured on them and then, if the rows were drawn, fitted again on all training rows.
+    The validation rows are the data set's own, or drawn: a share of each class's pictures. Every head is measured on
+    them (heads that stop early look at them) and then, if the rows were drawn, fitted again on all training rows: heads
+    that stop early for as many epochs as were best.
 
     Args:
         features: a feature file or its path.
@@ -350,7 +351,7 @@ def fit(
     model = head if isinstance(head, Head) else make_head(head, **{"random_state": random_state, **params})
     split = _training_split(features, validation, random_state)
     train, held_out, y = split.train, split.validation, features.y
-    refit = bool(len(held_out)) and split.drawn and not model.uses_validation
+    refit = bool(len(held_out)) and split.drawn
     try:
         early = model.uses_validation and len(held_out)
         validation_data = (_inputs(model, features, held_out), y[held_out]) if early else None
@@ -358,7 +359,7 @@ def fit(
         before = _probabilities(model, features, held_out)
         if refit:
             train = np.sort(np.concatenate([train, held_out]))
-            model.fit(_inputs(model, features, train), y[train])
+            model.fit_again(_inputs(model, features, train), y[train])
         some = train[:: -(-len(train) // TRAINING_ROWS_MEASURED)]
         train_accuracy = _accuracy(_probabilities(model, features, some), y[some])
     except ValueError as error:  # scikit-learn's way to say that settings do not fit

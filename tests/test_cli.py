@@ -1073,7 +1073,7 @@ def test_the_readmes_own_pictures_work_as_written(make_dataset: Callable[..., Pa
     assert [command for command, _ in found] == ["extract", "fit", "fit", "evaluate", "predict", "doctor"]
     extracted, network, regression, measured, predicted, checked = (result for _, result in found)
     assert extracted["rows"] == 20
-    assert (network["head"], network["train_rows"], network["validation_rows"]) == ("bn-mlp", 16, 4)
+    assert (network["head"], network["train_rows"], network["validation_rows"]) == ("bn-mlp", 20, 4)
     assert (regression["head"], regression["model"]) == ("logreg", "models/photos")
     assert about(regression["model"])["head"]["params"]["C"] == 0.1
     assert (measured["rows"], measured["split"], measured["seen_in_training"]) == (4, "validation", 0)

@@ -420,3 +420,23 @@ def test_a_loss_that_is_not_a_number_stops_with_advice() -> None:
 def test_an_unknown_parameter_names_those_there_are() -> None:
     with pytest.raises(TrainingError, match="the knn head has no 'C'; it takes input, n_neighbors"):
         make_head("knn", C=1)
+
+
+@pytest.mark.parametrize("name", LINEAR_HEADS)
+def test_nothing_to_learn_from_is_no_error(name: str) -> None:
+    head = make_head(name).fit(np.full((10, 20), 3.0), np.arange(10) % 2)
+    np.testing.assert_allclose(head.predict_proba(np.full((2, 20), 3.0)), 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", KERAS_HEADS)
+def test_what_is_not_a_number_gets_no_prediction(name: str) -> None:
+    X, y = _maps()
+    head = make_head(name, input="flat", hidden=8, epochs=1).fit(X, y)
+    bad = X.copy()
+    bad[0, 2, 2, 1] = np.nan
+    with pytest.raises(ValueError, match="contains NaN"):
+        head.predict_proba(bad)
+    with pytest.raises(ValueError, match="contains NaN"):
+        make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (bad, y))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (X[:5], y))

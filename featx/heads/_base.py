@@ -41,6 +41,10 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         raise NotImplementedError  # pragma: no cover - an abstract class
 
+    def fit_again(self, X: Any, y: Any) -> Self:
+        """Fit once more, on all rows, once validation rows have shown how well (and how long) to train."""
+        return self.fit(X, y)
+
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Probabilities ``(n, classes)``, columns in the order of ``classes_``."""
         raise NotImplementedError  # pragma: no cover - an abstract class

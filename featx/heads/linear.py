@@ -157,6 +157,8 @@ def _twin(X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
     X = X.astype(np.float64, copy=False)
     eigenvalues, U = eigh(X @ X.T)
     keep = eigenvalues > eigenvalues[-1] * n_samples * np.finfo(np.float64).eps
+    if eigenvalues[-1] <= 0:  # all columns are constant: there is nothing to rotate
+        return X, None
     singular = np.sqrt(eigenvalues[keep])
     U = U[:, keep]
     return U * singular, (X.T @ U) / singular

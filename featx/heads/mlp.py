@@ -23,6 +23,7 @@ class _KerasHead(Head):
     Features are standardised first, with mean and deviation of the training rows, per column or per channel of a map.
 
     Attributes:
+        best_epoch_: the epoch, counted from 1, whose weights were kept.
         history_: a list per measure (``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``), a value per epoch.
         mean_, scale_: float32 ``(d,)`` or ``(c,)``.
     """
@@ -73,12 +74,14 @@ class _KerasHead(Head):
             loss="sparse_categorical_crossentropy",
             metrics=["accuracy"],
         )
-        callbacks = [_progress_callback(progress, self.epochs)]
+        callbacks, best = [_progress_callback(progress, self.epochs)], None
         validation = None
         if validation_data is not None:
             held_out, labels = validation_data
+            check_consistent_length(held_out, labels)
             validation = _batches(self._as_input(held_out), self._numbers(labels), PREDICT_ROWS, None)
-            callbacks.append(_best_epoch_callback(self.patience))
+            best = _best_epoch_callback(self.patience)
+            callbacks.append(best)
         batches = _batches(X, numbers, min(self.batch_size, len(X)), np.random.default_rng(seeds.spawn(1)[0]))
         fitted = model.fit(
             batches, epochs=self.epochs, validation_data=validation, callbacks=callbacks, shuffle=False, verbose=0
@@ -89,8 +92,19 @@ class _KerasHead(Head):
                 f"{self.learning_rate:g}"
             )
         self.history_ = {name: [float(v) for v in values] for name, values in fitted.history.items()}
+        self.best_epoch_: int = best.epoch if best else len(self.history_["loss"])
         self.model_ = model
         return self
+
+    def fit_again(self, X: Any, y: Any) -> Self:
+        """Train on all rows for as many epochs as were best before. The history stays that of the measured training."""
+        check_is_fitted(self)
+        epochs, history = self.epochs, self.history_
+        self.epochs = self.best_epoch_
+        try:
+            return self.fit(X, y)
+        finally:
+            self.epochs, self.history_ = epochs, history
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """The network's probabilities, ``(n, classes)``."""
@@ -155,6 +169,9 @@ class _KerasHead(Head):
         check_is_fitted(self)
         if X.shape[1:] != self.feature_shape_:
             raise ValueError(f"Maps must be {self.feature_shape_} as in training. Got {X.shape[1:]} instead.")
+        for start in range(0, len(X), PREDICT_ROWS):
+            if not np.isfinite(X[start : start + PREDICT_ROWS]).all():
+                raise ValueError("Input X contains NaN or infinity.")
         maps: NDArray[Any] = X
         return maps
 
@@ -207,8 +224,8 @@ class BNMLPHead(_KerasHead):
         dropout: float = 0.5,
         learning_rate: float = 1e-3,
         batch_size: int = 64,
-        epochs: int = 50,
-        patience: int = 8,
+        epochs: int = 100,
+        patience: int = 20,
         random_state: int | None = 0,
     ) -> None:
         super().__init__(
@@ -257,7 +274,7 @@ class MLPHead(_KerasHead):
         input: str = "avg",
         hidden: int = 64,
         dropout: float = 0.5,
-        learning_rate: float = 3e-4,
+        learning_rate: float = 1e-3,
         batch_size: int = 64,
         epochs: int = 50,
         patience: int = 8,
@@ -335,13 +352,13 @@ def _best_epoch_callback(patience: int) -> Any:
     class BestEpoch(load_keras().callbacks.Callback):  # type: ignore[misc]
         """Stops after ``patience`` epochs without a better one, and ends with the weights of the best."""
 
-        best, waited = (-1.0, 0.0), 0
+        best, epoch, waited = (-1.0, 0.0), 0, 0
         weights: Any = None
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             now = logs["val_accuracy"], -logs["val_loss"]
             if now > self.best:
-                self.best, self.waited, self.weights = now, 0, self.model.get_weights()
+                self.best, self.epoch, self.waited, self.weights = now, epoch + 1, 0, self.model.get_weights()
             else:
                 self.waited += 1
                 self.model.stop_training |= self.waited >= patience
