@@ -346,9 +346,7 @@ def fit(
     """
     started = time.perf_counter()
     features = features if isinstance(features, Features) else load_features(features)
-    if isinstance(head, Head) and params:
-        raise TrainingError(f"give {', '.join(params)} to the head itself; parameters go with a head given by name")
-    model = head if isinstance(head, Head) else make_head(head, **{"random_state": random_state, **params})
+    model = _unfitted(head, {"random_state": random_state}, params)
     split = _training_split(features, validation, random_state)
     train, held_out, y = split.train, split.validation, features.y
     refit = bool(len(held_out)) and split.drawn
@@ -371,12 +369,12 @@ def fit(
         "train_accuracy": train_accuracy,
         "validation_accuracy": _accuracy(before, y[held_out]) if len(held_out) else None,
         "refitted": refit,
-        "seconds": time.perf_counter() - started,
-        "features": str(features.path.resolve()),
-        "dataset": features.dataset,
         "left_out": len(split.left_out),
-        "random_state": random_state,
         "epochs": len(getattr(model, "history_", {}).get("loss", [])) or None,
+        "random_state": random_state,
+        "dataset": features.dataset,
+        "features": str(features.path.resolve()),
+        "seconds": time.perf_counter() - started,
     }
     return Classifier(
         head=model,
@@ -388,6 +386,14 @@ def fit(
         validation_ids=features.ids[held_out],
         held_out=before if refit else before[:0],
     )
+
+
+def _unfitted(head: str | Head, usual: dict[str, Any], params: dict[str, Any]) -> Head:
+    if isinstance(head, str):
+        return make_head(head, **{**usual, **params})
+    if params:
+        raise TrainingError(f"give {', '.join(params)} to the head itself; parameters go with a head given by name")
+    return head
 
 
 def _inputs(head: Head, features: Features, rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx.backbones import Trunk
 from featx.cache import (
     CacheFolder,
     Features,
@@ -298,12 +299,7 @@ class _Run:
     def _compute(self, missing: list[Picture]) -> None:
         row_bytes = np.dtype(self.recipe.dtype).itemsize * int(np.prod(self.shape))
         require_room(self.store.folder, (len(missing) + len(self.rows())) * row_bytes)
-        self.progress("building the trunk", 0, 0)
-        trunk = self.recipe.trunk()
-        if (self.recipe.spec(trunk), trunk.feature_shape) != (self.spec, self.shape):
-            self.store.write_memo("trunks.json", {})
-            raise ExtractionError("the weights were changed while featx was running; run the same command again")
-        self.engine = trunk.engine
+        trunk = self._trunk()
         started = time.perf_counter()
         failures: dict[str, PictureError] = {}
         blocks = _BlockWriter(self)
@@ -332,6 +328,19 @@ class _Run:
         finally:
             self.computed += blocks.rows
             self.compute_seconds += time.perf_counter() - started
+        self._set_aside(failures)
+
+    def _trunk(self) -> Trunk:
+        """The trunk that the rows will be filed under, and no other."""
+        self.progress("building the trunk", 0, 0)
+        trunk = self.recipe.trunk()
+        if (self.recipe.spec(trunk), trunk.feature_shape) != (self.spec, self.shape):
+            self.store.write_memo("trunks.json", {})
+            raise ExtractionError("the weights were changed while featx was running; run the same command again")
+        self.engine = trunk.engine
+        return trunk
+
+    def _set_aside(self, failures: dict[str, PictureError]) -> None:
         if self.strict:
             self._refuse(failures)
         # A file that could not be read this time says nothing of its content: its copies, and later runs, try again

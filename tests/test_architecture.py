@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": set(),
     "heads": set(),
     "recipe": {"images", "backbones"},
-    "extraction": {"images", "cache", "recipe"},
+    "extraction": {"images", "backbones", "cache", "recipe"},
     "transformer": {"images", "recipe"},
     "model_folder": {"images"},
     "classifier": {

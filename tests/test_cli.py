@@ -75,10 +75,10 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, with the cache folder that no environment variable has moved."""
     monkeypatch.delenv("FEATX_CACHE", raising=False)
-    folder = tmp_path / "workplace"
+    folder = tmp_path / "workshop"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
