@@ -247,6 +247,7 @@ def _mismatch(error: Exception) -> str:
 
 
 def hash_weights(model: Any) -> str:
+    """BLAKE2b-128 of the shapes and values of all weights, in hexadecimal."""
     digest = hashlib.blake2b(digest_size=16)
     for variable in model.weights:
         value = np.ascontiguousarray(variable.numpy() if hasattr(variable, "numpy") else variable, dtype="<f4")
