@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from featx.augmentation import Views as Views
     from featx.backbones import BACKBONES as BACKBONES
     from featx.backbones import build_trunk as build_trunk
     from featx.backbones import list_layers as list_layers
@@ -46,6 +47,7 @@ _PLACES = {
     "Recipe": "recipe",
     "RidgeHead": "heads",
     "SVMHead": "heads",
+    "Views": "augmentation",
     "build_trunk": "backbones",
     "extract": "extraction",
     "fit": "classifier",

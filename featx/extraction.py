@@ -1,24 +1,24 @@
 """Extraction: pictures x trunk -> feature file. Plan what is missing, compute that, put the file together.
 
-The ledger always closes: rows + quarantined = listed.
+The ledger always closes: rows + quarantined = listed. A row of a view other than 0 is not counted there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx.augmentation import Views, checked
 from featx.backbones import Trunk
 from featx.cache import (
+    BlockWriter,
     CacheFolder,
     Features,
     MissingRowsError,
@@ -26,17 +26,19 @@ from featx.cache import (
     RowKey,
     Spec,
     Stat,
+    StatRow,
     digest,
     gather,
     load_features,
+    made_by,
     require_room,
-    rows_per_block,
+    row_key,
     spec_difference,
     write_features,
 )
 from featx.errors import CacheError, DatasetError, ExtractionError, FileReadError, PictureError
 from featx.images import Listing, Picture, content_id, list_dataset, quiet_pillow, read_file
-from featx.recipe import BATCH_SIZE, Recipe, as_stored, in_threads, load_file, run_trunk
+from featx.recipe import BATCH_SIZE, Recipe, as_stored, in_threads, load_file, run_trunk_on_views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,8 +55,9 @@ RACY_NS = 2_000_000_000  # a file changed this recently may change again within 
 class Extraction:
     """What an extraction did. ``features`` is the path of the file; ``rows + quarantined == listed``.
 
-    ``computed`` counts pictures that went through the trunk, ``reused`` the other rows: found in the cache folder, or
-    copies of a picture that was computed.
+    ``rows`` counts pictures, ``view_rows`` the rows that training pictures have besides, so that ``shape[0]`` is
+    ``rows + view_rows``; ``views`` is how many were asked for. ``computed`` counts rows that went through the trunk,
+    ``reused`` the others: found in the cache folder, or copies of a picture that was computed.
     """
 
     features: str
@@ -71,6 +74,8 @@ class Extraction:
     spec: Spec
     quarantine: list[tuple[str, str]] = field(repr=False)
     ignored: int = 0
+    views: int = 1
+    view_rows: int = 0
 
 
 def extract(
@@ -79,6 +84,7 @@ def extract(
     cache_dir: str | Path = "cache",
     batch_size: int = BATCH_SIZE,
     strict: bool = False,
+    views: Views | None = None,
     progress: Progress | None = None,
     **recipe: Any,
 ) -> Extraction:
@@ -92,6 +98,8 @@ def extract(
         cache_dir: the cache folder.
         batch_size: pictures a call of the trunk.
         strict: fail on the first picture that cannot be read, instead of quarantining it.
+        views: how many views of each labelled picture of ``train``, or of no split, there are to be; by default the
+            picture itself. All other pictures have view 0 only.
         progress: called with what is going on, how much is done, and of how much.
         **recipe: the fields of :class:`Recipe`, such as ``backbone="vgg16"``, ``pooling="avg"``.
 
@@ -102,13 +110,14 @@ def extract(
     started = time.perf_counter()
     if batch_size < 1:
         raise ExtractionError(f"batch_size must be at least 1, got {batch_size}")
-    run = _Run(dataset, Recipe(**recipe), CacheFolder(cache_dir), batch_size, strict, progress or _silent)
+    run = _Run(dataset, Recipe(**recipe), views, CacheFolder(cache_dir), batch_size, strict, progress or _silent)
     features = run.finish()
+    pictures = int((features.views == 0).sum())
     compute_seconds = max(run.compute_seconds, 1e-9)
     return Extraction(
         features=str(features.path),
         listed=len(run.listing.pictures),
-        rows=len(features),
+        rows=pictures,
         quarantined=len(features.quarantine),
         computed=run.computed,
         reused=len(features) - run.computed,
@@ -120,28 +129,38 @@ def extract(
         spec=run.spec,
         quarantine=features.quarantine,
         ignored=len(run.listing.ignored),
+        views=run.views.n,
+        view_rows=len(features) - pictures,
     )
 
 
 def explain(
-    dataset: str | Path, *, cache_dir: str | Path = "cache", progress: Progress | None = None, **recipe: Any
+    dataset: str | Path,
+    *,
+    cache_dir: str | Path = "cache",
+    views: Views | None = None,
+    progress: Progress | None = None,
+    **recipe: Any,
 ) -> dict[str, Any]:
     """Why the next :func:`extract` of the same arguments would compute: which files, or which field of the spec.
 
     Returns:
-        ``features`` (the file it would write), ``would_compute`` (at most: whether a new picture can be read shows
-        only then), ``would_reuse``, ``new`` (paths to be computed) and ``other_specs``: for each feature file of this
-        data set made by another spec, how that differs.
+        ``features`` (the file it would write), ``would_compute`` (rows, at most: whether a new picture can be read
+        shows only then), ``would_reuse``, ``new`` (paths of which a view is to be computed), ``views``, and
+        ``other_specs``: for each feature file of this data set made by another spec, or with views made by other
+        settings, how these differ.
     """
-    run = _Run(dataset, Recipe(**recipe), CacheFolder(cache_dir), BATCH_SIZE, False, progress or _silent)
+    run = _Run(dataset, Recipe(**recipe), views, CacheFolder(cache_dir), BATCH_SIZE, False, progress or _silent)
     missing = run.missing(run.store.find_rows(run.spec, run.damaged(), run.keys()))
-    others = [f for f in run.store.features(root=run.root) if f.spec != run.spec]
+    computed = sum(map(len, missing.values()))
+    others = [(str(f.path), run.differences(f)) for f in run.store.features(root=run.root)]
     return {
         "features": str(run.file),
-        "would_compute": len(missing),
-        "would_reuse": len(run.rows()) - len(missing),
-        "new": [picture.path for picture in missing],
-        "other_specs": [{"features": str(f.path), "differences": spec_difference(f.spec, run.spec)} for f in others],
+        "views": run.views.n,
+        "would_compute": computed,
+        "would_reuse": len(run.rows()) - computed,
+        "new": sorted(missing),
+        "other_specs": [{"features": path, "differences": lines} for path, lines in others if lines],
     }
 
 
@@ -152,6 +171,7 @@ class _Run:
         self,
         dataset: str | Path,
         recipe: Recipe,
+        views: Views | None,
         store: CacheFolder,
         batch_size: int,
         strict: bool,
@@ -159,12 +179,16 @@ class _Run:
     ) -> None:
         self.recipe, self.store, self.batch_size = recipe, store, batch_size
         self.strict, self.progress = strict, progress
+        self.views = checked(views)
+        self.augmentation, self.maker = self.views.settings, made_by(self.views.settings)
         self.computed, self.compute_seconds = 0, 0.0
         self.momentary: set[str] = set()
         self.warned = False
         self.listing: Listing = list_dataset(dataset)
         for folder in self.listing.empty_classes:
             logger.warning("%s/%s holds no pictures; there will be no such class", self.listing.root, folder)
+        if self.views.n > 1 and not any(map(_for_training, self.listing.pictures)):
+            logger.warning("%s has no labelled training pictures; no views are made", self.listing.root)
         self.root = str(self.listing.root.resolve())
         self.spec, self.shape, self.engine = self._identify()
         self.ids, self.stats, self.unreadable = self._census()
@@ -172,7 +196,8 @@ class _Run:
         if strict:
             self._refuse(self.unreadable)
         listed = [[p.path, self.ids.get(p.path, ""), p.label, p.split] for p in self.listing.pictures]
-        self.file = store.file_for(self.listing.name, self.spec, listed)
+        several = self.augmentation and {"n": self.views.n, **self.augmentation}
+        self.file = store.file_for(self.listing.name, self.spec, listed, several)
 
     def _identify(self) -> tuple[Spec, tuple[int, ...], str]:
         """Spec, feature shape and engine; from an earlier run's memo if there is one, since building takes seconds."""
@@ -226,18 +251,35 @@ class _Run:
         reasons = self.store.reasons(self.recipe.decoded_by)
         return {path: reasons[content] for path, content in self.ids.items() if content in reasons}
 
-    def rows(self) -> list[Picture]:
-        """The pictures that have features, in the order of the file."""
-        return [p for p in self.listing.pictures if p.path not in self.unreadable]
+    def rows(self) -> list[tuple[Picture, int]]:
+        """The pictures that have features, with the number of the view, in the order of the file."""
+        pictures = [p for p in self.listing.pictures if p.path not in self.unreadable]
+        training = [p for p in pictures if _for_training(p)]
+        return [(p, 0) for p in pictures] + [(p, view) for view in range(1, self.views.n) for p in training]
 
-    def keys(self) -> set[RowKey]:
-        """What the rows are known by."""
-        return {(self.ids[p.path], 0) for p in self.rows()}
+    def key(self, path: str, view: int) -> RowKey:
+        """What a row is known by."""
+        return row_key(self.ids[path], view, self.maker)
 
-    def missing(self, found: dict[RowKey, Place]) -> list[Picture]:
-        """Pictures to be computed, each content once."""
-        wanted = {self.ids[p.path]: p for p in reversed(self.rows())}
-        return [p for p in self.rows() if wanted[self.ids[p.path]] is p and (self.ids[p.path], 0) not in found]
+    def keys(self) -> dict[RowKey, str]:
+        """What the rows are known by, each with the first file that it can be computed from."""
+        keys: dict[RowKey, str] = {}
+        for picture, view in self.rows():
+            keys.setdefault(self.key(picture.path, view), picture.path)
+        return keys
+
+    def missing(self, found: dict[RowKey, Place]) -> dict[str, list[int]]:
+        """The views to be computed, each content once, by file."""
+        missing: dict[str, list[int]] = {}
+        for key, path in self.keys().items():
+            if key not in found:
+                missing.setdefault(path, []).append(key[1])
+        return missing
+
+    def differences(self, features: Features) -> list[str]:
+        """Why rows of a feature file are not those of this run: its spec, or how its views were made."""
+        settings = (features.augmentation, self.augmentation)
+        return spec_difference(features.spec, self.spec) + (spec_difference(*settings) if all(settings) else [])
 
     def finish(self) -> Features:
         """The finished feature file: as it is if it is whole, else computed and put together."""
@@ -296,39 +338,48 @@ class _Run:
                 continue
             return load_features(self.file)
 
-    def _compute(self, missing: list[Picture]) -> None:
+    def _compute(self, missing: dict[str, list[int]]) -> None:
+        total = sum(map(len, missing.values()))
         row_bytes = np.dtype(self.recipe.dtype).itemsize * int(np.prod(self.shape))
-        require_room(self.store.folder, (len(missing) + len(self.rows())) * row_bytes)
+        require_room(self.store.folder, (total + len(self.rows())) * row_bytes)
         trunk = self._trunk()
         started = time.perf_counter()
         failures: dict[str, PictureError] = {}
-        blocks = _BlockWriter(self)
-
-        def load(path: str) -> NDArray[np.uint8]:
-            return load_file(self.listing.root / path, trunk.size, self.recipe, self.ids[path])
-
-        done = 0
-        self.progress("extracting", done, len(missing))
+        attributes = {"root": self.root, "augmentation": self.augmentation}
+        blocks = BlockWriter(self.store.partial(self.file), BLOCK_ROWS, self.spec, attributes)
         try:
             with quiet_pillow(self.recipe.max_pixels), blocks:
-                for paths, features in run_trunk([p.path for p in missing], load, trunk, self.batch_size, failures):
-                    stored, wrong = as_stored(features, self.recipe.dtype)
-                    for row, why in wrong.items():
-                        raise ExtractionError(f"{paths[row]}: {why}")
-                    blocks.add(paths, stored)
-                    done = blocks.rows + len(failures)
-                    self.progress("extracting", done, len(missing))
-                    if self.strict:
-                        self._refuse(failures)
-                if done < len(missing):  # the last were unreadable
-                    self.progress("extracting", blocks.rows + len(failures), len(missing))
+                self._fill(blocks, missing, trunk, failures)
         except KeyboardInterrupt:
-            kept = f"{blocks.rows} of {len(missing)} pictures are kept in {self.store.partial(self.file)}"
+            what = "pictures" if self.views.n == 1 else "views of pictures"
+            kept = f"{blocks.rows} of {total} {what} are kept in {blocks.folder}"
             raise KeyboardInterrupt(f"{kept}; run the same command again to go on") from None
         finally:
             self.computed += blocks.rows
             self.compute_seconds += time.perf_counter() - started
         self._set_aside(failures)
+
+    def _fill(
+        self, blocks: BlockWriter, missing: dict[str, list[int]], trunk: Trunk, failures: dict[str, PictureError]
+    ) -> None:
+        def load(path: str) -> NDArray[np.uint8]:  # a picture is decoded once for all its views
+            image = load_file(self.listing.root / path, trunk.size, self.recipe, self.ids[path])
+            return np.stack([self.views.augment(image, self.ids[path], view) for view in missing[path]])
+
+        total, done = sum(map(len, missing.values())), 0
+        self.progress("extracting", done, total)
+        for jobs, features in run_trunk_on_views(missing, load, trunk, self.batch_size, failures, self.views.n):
+            stored, wrong = as_stored(features, self.recipe.dtype)
+            for row, why in wrong.items():
+                raise ExtractionError(f"{jobs[row][0]}: {why}")
+            keys = [self.key(path, missing[path][number]) for path, number in jobs]
+            blocks.add(keys, self.stat_rows(path for path, _ in jobs), stored)
+            done = blocks.rows + sum(len(missing[path]) for path in failures)
+            self.progress("extracting", done, total)
+            if self.strict:
+                self._refuse(failures)
+        if done < total:  # the last were unreadable
+            self.progress("extracting", total, total)
 
     def _trunk(self) -> Trunk:
         """The trunk that the rows will be filed under, and no other."""
@@ -356,16 +407,16 @@ class _Run:
 
     def _assemble(self, found: dict[RowKey, Place]) -> None:
         rows, names = self.rows(), self.listing.class_names
-        places = [found[self.ids[p.path], 0] for p in rows]
+        places = [found[self.key(p.path, view)] for p, view in rows]
         index = {name: number for number, name in enumerate(names)}
         known = {path: content for path, content in self.ids.items() if path not in self.momentary}
         bad = [(_printable(path), known.get(path, ""), reason) for path, reason in sorted(self.unreadable.items())]
         tables = {
-            "ids": [self.ids[p.path] for p in rows],
-            "views": [0] * len(rows),
-            "labels": [-1 if p.label is None else index[p.label] for p in rows],
-            "paths": [p.path for p in rows],
-            "splits": [p.split for p in rows],
+            "ids": [self.ids[p.path] for p, _ in rows],
+            "views": [view for _, view in rows],
+            "labels": [-1 if p.label is None else index[p.label] for p, _ in rows],
+            "paths": [p.path for p, _ in rows],
+            "splits": [p.split for p, _ in rows],
             "quarantine": bad,
             "stat": self.stat_rows(sorted(self.ids)),
         }
@@ -382,55 +433,14 @@ class _Run:
                 "root": self.root,
                 "recipe": asdict(self.recipe),
                 "decoded_by": self.recipe.decoded_by,
+                "augmentation": self.augmentation,
             },
         )
 
-    def stat_rows(self, paths: Iterable[str]) -> list[tuple[str, str, int, int, int]]:
+    def stat_rows(self, paths: Iterable[str]) -> list[StatRow]:
         """Files whose times are so fresh that a later change might not show are left out: they will be read again."""
         settled = self.listed_at - RACY_NS
         return [(path, self.ids[path], *self.stats[path]) for path in paths if max(self.stats[path][1:]) < settled]
-
-
-class _BlockWriter:
-    """Collects rows and writes a block file whenever enough are together, and the rest on leaving, even by Ctrl-C."""
-
-    def __init__(self, run: _Run) -> None:
-        self.run, self.rows = run, 0
-        self.folder = run.store.partial(run.file)
-        taken = [int(p.stem.rpartition("-")[2]) for p in self.folder.glob("block-*.h5")]
-        self._numbers = itertools.count(max(taken, default=-1) + 1)
-        self._paths: list[str] = []
-        self._features: list[NDArray[Any]] = []
-
-    def __enter__(self) -> _BlockWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or not issubclass(kind, CacheError):
-            self._write()
-
-    def add(self, paths: list[str], features: NDArray[Any]) -> None:
-        self._paths += paths
-        self._features.append(features)
-        if len(self._paths) >= min(BLOCK_ROWS, rows_per_block(features.shape[1:], features.dtype)):
-            self._write()
-        self.rows += len(paths)
-
-    def _write(self) -> None:
-        if not self._paths:
-            return
-        features = np.concatenate(self._features)
-        tables = {
-            "ids": [self.run.ids[path] for path in self._paths],
-            "views": [0] * len(self._paths),
-            "stat": self.run.stat_rows(self._paths),  # so that a resumed run need not read them again
-        }
-        file = self.folder / f"block-{next(self._numbers):05}.h5"
-        root = {"root": self.run.root}
-        write_features(file, [features], features.shape, spec=self.run.spec, tables=tables, attributes=root)
-        self._paths, self._features = [], []
 
 
 def _stat(path: Path) -> Stat:
@@ -439,6 +449,11 @@ def _stat(path: Path) -> Stat:
     except OSError:  # reading it will say why
         return (-1, 0, 0)
     return now.st_size, now.st_mtime_ns, now.st_ctime_ns
+
+
+def _for_training(picture: Picture) -> bool:
+    """Whether a picture may have views besides itself."""
+    return picture.label is not None and picture.split in ("train", "")
 
 
 def _printable(path: str) -> str:

@@ -156,18 +156,40 @@ def run_trunk(
     Yields:
         the jobs of a batch and their features, ``float32 (n, *trunk.feature_shape)``.
     """
-    loaded = in_threads(jobs, load, ahead=2 * batch_size)
-    good: list[Job] = []
+    for keys, features in run_trunk_on_views(jobs, lambda job: load(job)[None], trunk, batch_size, failures):
+        yield [job for job, _ in keys], features
+
+
+def run_trunk_on_views(
+    jobs: Iterable[Job],
+    load: Callable[[Job], NDArray[np.uint8]],
+    trunk: Trunk,
+    batch_size: int,
+    failures: dict[Job, PictureError],
+    views: int = 1,
+) -> Iterator[tuple[list[tuple[Job, int]], NDArray[np.float32]]]:
+    """Like :func:`run_trunk`, where a job gives several images at once, so that a picture is decoded but once.
+
+    Args:
+        load: gives ``uint8 (images, size, size, 3)`` or raises :class:`PictureError`.
+        views: how many images a job gives at most: of so many fewer jobs the images wait in memory.
+
+    Yields:
+        the job and the number of the image in it for each row of a batch, and the features.
+    """
+    loaded = in_threads(jobs, load, ahead=max(2, -(-2 * batch_size // views)))
+    good: list[tuple[Job, int]] = []
     batch = np.zeros((batch_size, trunk.size, trunk.size, 3), np.uint8)
-    for job, image in loaded:
-        if isinstance(image, PictureError):
-            failures[job] = image
+    for job, images in loaded:
+        if isinstance(images, PictureError):
+            failures[job] = images
             continue
-        batch[len(good)] = image
-        good.append(job)
-        if len(good) == batch_size:
-            yield good, trunk(batch)
-            good = []
+        for number, image in enumerate(images):
+            batch[len(good)] = image
+            good.append((job, number))
+            if len(good) == batch_size:
+                yield good, trunk(batch)
+                good = []
     if good:
         batch[len(good) :] = 0
         yield good, trunk(batch)[: len(good)]

@@ -20,13 +20,14 @@ FLOOR = ("errors", "_files", "_keras")  # which everyone may import
 ARROWS: dict[str, set[str]] = {
     **{room: set() for room in FLOOR},
     "images": set(),
+    "augmentation": set(),
     "backbones": set(),
     "cache": set(),
     "splits": set(),
     "evaluation": set(),
     "heads": set(),
     "recipe": {"images", "backbones"},
-    "extraction": {"images", "backbones", "cache", "recipe"},
+    "extraction": {"images", "augmentation", "backbones", "cache", "recipe"},
     "transformer": {"images", "recipe"},
     "model_folder": {"images"},
     "classifier": {
@@ -87,8 +88,8 @@ def test_importing_is_light(words: list[str] | None, tmp_path: Path) -> None:
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
         "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
-        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "__version__", "build_trunk", "extract", "fit",
-        "list_dataset", "list_layers", "load_features", "make_head",
+        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk", "extract",
+        "fit", "list_dataset", "list_layers", "load_features", "make_head",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

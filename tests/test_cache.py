@@ -245,7 +245,7 @@ def test_tables_and_attributes_come_back(tmp_path: Path) -> None:
     assert read.quarantine == [(path, reason) for path, _, reason in quarantine]
     assert read_reasons(tmp_path / "f.h5") == {"f" * 32: "damaged: é"}
     assert read.stats() == {path: ((size, mtime, ctime), content) for path, content, size, mtime, ctime in stat}
-    assert read.row_keys() == list(zip(ids, [0, 1, 2, 0, 1, 2], strict=True))
+    assert read.row_keys() == list(zip(ids, [0, 1, 2, 0, 1, 2], [""] * 6, strict=True))
     assert read.spec == spec and read.class_names == attributes["class_names"]
     assert (read.dataset, read.root, read.recipe, read.decoded_by) == (
         "data ä",
@@ -901,13 +901,13 @@ def test_rows_are_found_by_spec_in_the_newest_file(tmp_path: Path) -> None:
     age(tmp_path / "new.h5", 50)
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     assert folder.find_rows(SPEC, set()) == {
-        ("a", 0): Place(old, 0),
-        ("b", 0): Place(new, 1),
-        ("c", 0): Place(new, 0),
-        ("d", 0): Place(new, 2),
+        ("a", 0, ""): Place(old, 0),
+        ("b", 0, ""): Place(new, 1),
+        ("c", 0, ""): Place(new, 0),
+        ("d", 0, ""): Place(new, 2),
     }
     age(tmp_path / "new.h5", 200)
-    assert folder.find_rows(SPEC, set())["b", 0] == Place(old, 1)
+    assert folder.find_rows(SPEC, set())["b", 0, ""] == Place(old, 1)
     assert folder.find_rows({**SPEC, "size": 128}, set()) == {}
 
 
@@ -918,15 +918,15 @@ def test_damaged_places_give_way_to_others(tmp_path: Path) -> None:
     age(tmp_path / "old.h5", 100)
     without = {Place(tmp_path / "new.h5", 0)}
     assert folder.find_rows(SPEC, without) == {
-        ("a", 0): Place(tmp_path / "old.h5", 0),
-        ("b", 0): Place(tmp_path / "new.h5", 1),
+        ("a", 0, ""): Place(tmp_path / "old.h5", 0),
+        ("b", 0, ""): Place(tmp_path / "new.h5", 1),
     }
-    assert ("a", 0) not in folder.find_rows(SPEC, without | {Place(tmp_path / "old.h5", 0)})
+    assert ("a", 0, "") not in folder.find_rows(SPEC, without | {Place(tmp_path / "old.h5", 0)})
 
 
 def test_views_are_rows_of_their_own(tmp_path: Path) -> None:
     write(tmp_path / "f.h5", ["a", "a", "b"], views=[0, 1, 0])
-    assert set(CacheFolder(tmp_path).find_rows(SPEC, set())) == {("a", 0), ("a", 1), ("b", 0)}
+    assert set(CacheFolder(tmp_path).find_rows(SPEC, set())) == {("a", 0, ""), ("a", 1, ""), ("b", 0, "")}
 
 
 def test_blocks_are_searched_after_files(tmp_path: Path) -> None:
@@ -936,8 +936,8 @@ def test_blocks_are_searched_after_files(tmp_path: Path) -> None:
     write(tmp_path / "done.h5", ["b"])
     (folder.partial(file) / ".block-00001.h5.77").write_bytes(b"unfinished")
     found = folder.find_rows(SPEC, set())
-    assert found["a", 0] == Place(folder.partial(file) / "block-00000.h5", 0)
-    assert found["b", 0] == Place(tmp_path / "done.h5", 0)
+    assert found["a", 0, ""] == Place(folder.partial(file) / "block-00000.h5", 0)
+    assert found["b", 0, ""] == Place(tmp_path / "done.h5", 0)
 
 
 def test_unreadable_files_are_warned_of_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -947,7 +947,7 @@ def test_unreadable_files_are_warned_of_and_passed_over(tmp_path: Path, caplog: 
     (tmp_path / "foreign.h5").write_text("not HDF5")
     with caplog.at_level(logging.WARNING):
         found = CacheFolder(tmp_path).find_rows(SPEC, set())
-    assert set(found) == {("a", 0)}
+    assert set(found) == {("a", 0, "")}
     assert "truncated.h5" in caplog.text and "foreign.h5" in caplog.text and "good.h5" not in caplog.text
 
 
@@ -1074,7 +1074,7 @@ def test_any_data_set_name_makes_a_file_that_is_found_again(tmp_path: Path, data
     assert folder.files() == [path] and folder.newest() == path
     assert len(folder.find_rows(SPEC, set())) == 6
     write(folder.partial(path) / "block-00000.h5", ["new"])
-    assert ("new", 0) in folder.find_rows(SPEC, set())
+    assert ("new", 0, "") in folder.find_rows(SPEC, set())
     with folder.lock(path):
         pass
 
@@ -1158,7 +1158,7 @@ def test_pruning_keeps_the_rows_of_an_interrupted_extraction(tmp_path: Path) -> 
     write(tmp_path / "data-tiny-2.partial" / "block-00000.h5", ["c", "d"])
     for path in folder.superseded():
         remove(path)
-    assert set(folder.find_rows(SPEC, set())) == {("a", 0), ("b", 0), ("c", 0), ("d", 0)}
+    assert set(folder.find_rows(SPEC, set())) == {("a", 0, ""), ("b", 0, ""), ("c", 0, ""), ("d", 0, "")}
 
 
 def test_blocks_of_a_running_extraction_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """The cache: feature files, and the folder they lie in. Knows nothing of pictures and networks."""
 
+from featx.cache.blocks import BlockWriter, StatRow
 from featx.cache.feature_file import (
     Features,
     Place,
@@ -8,14 +9,16 @@ from featx.cache.feature_file import (
     Stat,
     digest,
     load_features,
+    made_by,
     require_same_spec,
-    rows_per_block,
+    row_key,
     spec_difference,
 )
 from featx.cache.folder import CacheFolder, remove, size_on_disk
 from featx.cache.writing import MissingRowsError, gather, require_room, write_features
 
 __all__ = [
+    "BlockWriter",
     "CacheFolder",
     "Features",
     "MissingRowsError",
@@ -23,13 +26,15 @@ __all__ = [
     "RowKey",
     "Spec",
     "Stat",
+    "StatRow",
     "digest",
     "gather",
     "load_features",
+    "made_by",
     "remove",
     "require_room",
     "require_same_spec",
-    "rows_per_block",
+    "row_key",
     "size_on_disk",
     "spec_difference",
     "write_features",

@@ -32,7 +32,7 @@ BLOCK_BYTES = 32 * 2**20  # how much is read or written at a time
 SEAL_BYTES = 512  # HDF5's smallest user block
 
 Spec: TypeAlias = dict[str, Any]
-RowKey: TypeAlias = tuple[str, int]  # content id and view
+RowKey: TypeAlias = tuple[str, int, str]  # content id, view, and what the view was made by: see `row_key`
 Stat: TypeAlias = tuple[int, int, int]  # size, mtime and ctime in nanoseconds
 
 _TEXT = h5py.string_dtype("utf-8")
@@ -74,6 +74,22 @@ def spec_difference(stored: Spec, wanted: Spec) -> list[str]:
     return [f"{f} is {stored.get(f)}, not {wanted.get(f)}" for f in fields if stored.get(f) != wanted.get(f)]
 
 
+def made_by(augmentation: dict[str, Any]) -> str:
+    """The settings of views in a few characters; empty if there are none."""
+    return digest(augmentation) if augmentation else ""
+
+
+def row_key(content: str, view: int, maker: str) -> RowKey:
+    """What a row is known by, next to the spec. A picture itself (view 0) is the same whatever its views are.
+
+    Args:
+        content: the picture's content id.
+        view: the number of the view.
+        maker: of :func:`made_by`.
+    """
+    return content, view, maker if view else ""
+
+
 def require_same_spec(stored: Spec, wanted: Spec, where: str | Path) -> None:
     """Raise :class:`SpecMismatchError`, naming each field with both values, unless the two specs are equal."""
     different = spec_difference(stored, wanted)
@@ -95,7 +111,8 @@ class Features:
         shape: ``(rows, h, w, c)`` or ``(rows, c)``; ``dtype`` is the stored one, float16 or float32.
         y: int32 ``(rows,)``, index into ``class_names``, -1 where unlabelled.
         paths, ids, splits: str ``(rows,)``; relative path, content id, and ``train``, ``validation``, ``test`` or "".
-        views: int16 ``(rows,)``; 0 is the picture itself.
+        views: int16 ``(rows,)``; 0 is the picture itself. The rows of all view 0 come first, then those of view 1, ...
+        augmentation: the settings by which views 1 and up were made; empty if there are none.
         quarantine: ``(path, reason)`` of pictures that could not be read.
         dataset, root: name and absolute path of the data set when it was extracted.
         recipe: the settings asked for, from which the trunk can be built again.
@@ -125,6 +142,8 @@ class Features:
         self.root: str = header.get("root", "")
         self.recipe: dict[str, Any] = header.get("recipe", {})
         self.decoded_by: str = header.get("decoded_by", "")
+        self.augmentation: dict[str, Any] = header.get("augmentation", {})
+        self._maker = made_by(self.augmentation)
         self.featx_version: str = header["featx_version"]
         self.ids: NDArray[Any] = tables["ids"]
         self.views: NDArray[np.int16] = tables["views"]
@@ -195,11 +214,12 @@ class Features:
 
     def row_keys(self) -> list[RowKey]:
         """What each row is known by."""
-        return list(zip(self.ids.tolist(), self.views.tolist(), strict=True))
+        pairs = zip(self.ids.tolist(), self.views.tolist(), strict=True)
+        return [row_key(content, view, self._maker) for content, view in pairs]
 
     def row_key(self, row: int) -> RowKey:
         """What one row is known by."""
-        return str(self.ids[row]), int(self.views[row])
+        return row_key(str(self.ids[row]), int(self.views[row]), self._maker)
 
     def stats(self) -> dict[str, tuple[Stat, str]]:
         """Size and times of every listed file when it was hashed, and its content id, by path."""
@@ -225,6 +245,7 @@ def load_features(path: str | Path) -> Features:
         raise CacheError(f"no such feature file: {path}") from None
     features = copy.copy(_open(path, (now.st_size, now.st_mtime_ns, now.st_ino)))
     features.class_names, features.spec = list(features.class_names), dict(features.spec)  # callers may change theirs
+    features.augmentation = dict(features.augmentation)
     return features
 
 

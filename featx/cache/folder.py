@@ -1,7 +1,7 @@
 """The cache folder: finished feature files and the blocks of unfinished ones. Rows are looked up by what they hold.
 
 Finished files are ``*.h5``; while an extraction runs, its blocks are ``*.partial/*.h5``. A block is a small feature
-file without labels, so rows are looked up in both alike, by spec and content id.
+file without labels, so rows are looked up in both alike, by spec, content id and view.
 """
 
 from __future__ import annotations
@@ -58,11 +58,14 @@ class CacheFolder:
                 return path
         raise CacheError(f"no feature file in {self.folder}; run `featx extract DATASET` first, or name a file")
 
-    def file_for(self, dataset: str, spec: Spec, listing: Any) -> Path:
-        """Where the features of a listing under a spec go: ``<dataset>-<backbone>-<key>.h5``."""
+    def file_for(self, dataset: str, spec: Spec, listing: Any, views: dict[str, Any] | None = None) -> Path:
+        """Where the features of a listing under a spec go: ``<dataset>-<backbone>-<key>.h5``.
+
+        ``views`` says how many there are and how they are made, if there are more than the pictures themselves.
+        """
         names = (dataset, str(spec["backbone"]).removesuffix(".keras"))
         parts = (re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:40] or "data" for name in names)
-        return self.folder / f"{'-'.join(parts)}-{digest([spec, listing])}.h5"
+        return self.folder / f"{'-'.join(parts)}-{digest([spec, listing, *([views] if views else [])])}.h5"
 
     def sweep(self, file: Path) -> None:
         """Remove what killed processes left of ``file``; its lock must be held."""

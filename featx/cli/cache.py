@@ -47,8 +47,9 @@ def show(features: FeatureFile) -> Report:
 
     found = load_features(features)
     names = [*found.class_names, "unlabelled"]
-    classes = Counter(names[label] for label in found.y.tolist())
-    splits = Counter(found.splits.tolist())
+    pictures = found.views == 0
+    classes = Counter(names[label] for label in found.y[pictures].tolist())
+    splits = Counter(found.splits[pictures].tolist())
     fields: dict[str, Any] = {
         "features": str(found.path),
         "dataset": found.dataset,
@@ -58,6 +59,8 @@ def show(features: FeatureFile) -> Report:
         "spec": found.spec,
         "classes": dict(classes),
         "splits": {name or "none": count for name, count in splits.items()},
+        "views": int(found.views.max(initial=0)) + 1,
+        "augmentation": found.augmentation,
         "quarantined": [{"path": path, "reason": reason} for path, reason in found.quarantine],
         "featx_version": found.featx_version,
     }
@@ -109,7 +112,8 @@ def explain(
     from featx.extraction import explain
 
     found = explain(dataset, cache_dir=cache_dir, progress=progress, **settings)
-    lines = [f"would compute {found['would_compute']} pictures and reuse {found['would_reuse']}"]
+    what = "pictures" if found["views"] == 1 else "views of pictures"
+    lines = [f"would compute {found['would_compute']} {what} and reuse {found['would_reuse']}"]
     lines += [f"new: {path!r}" for path in found["new"][:10]]
     lines += [f"... and {len(found['new']) - 10} more"] if len(found["new"]) > 10 else []
     lines += [f"{other['features']} differs: {'; '.join(other['differences'])}" for other in found["other_specs"]]

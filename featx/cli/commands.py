@@ -45,9 +45,16 @@ def recipe_options(
     weights: Annotated[str, typer.Option(help="imagenet, random, or a .weights.h5, .h5 or .keras file.")] = "imagenet",
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="As which features are stored.")] = "float16",
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are quarantined.")] = MAX_PIXELS,
+    views: Annotated[int, typer.Option(min=1, help="Views of each training picture; 1: itself only.")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Views: mirror about half of them left to right.")] = False,
+    zoom: Annotated[float, typer.Option(help="Views: magnify or shrink by up to this share.")] = 0.0,
+    rotate: Annotated[float, typer.Option(help="Views: turn by up to so many degrees either way.")] = 0.0,
+    shift: Annotated[float, typer.Option(help="Views: move by up to this share of the side.")] = 0.0,
+    brightness: Annotated[float, typer.Option(help="Views: brighten or darken by up to this share.")] = 0.0,
     seed: Seed = 0,
 ) -> dict[str, Any]:
-    """The fields of a recipe."""
+    """The fields of a recipe, and its views."""
+    from featx.augmentation import Views
     from featx.backbones import canonical_name
 
     return {
@@ -61,6 +68,7 @@ def recipe_options(
         "dtype": dtype,
         "max_pixels": max_pixels,
         "random_state": seed,
+        "views": Views(views, flip, zoom, rotate, shift, brightness, random_state=seed),
     }
 
 
@@ -88,13 +96,13 @@ def extract(
         note(f"quarantined: {len(done.quarantine) - 10} more; `featx cache show {done.features}` lists all")
     rate = f", {done.images_per_second:.1f} pictures/s" if done.computed else ""
     ignored = f" ({done.ignored} other files ignored)" if done.ignored else ""
-    shape = " x ".join(map(str, done.shape[1:]))
+    views = f"; {done.view_rows} rows of views 1 to {done.views - 1}" if done.view_rows else ""
     classes = _counts(load_features(done.features))
     return Report(
         fields,
-        f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}\n{classes}\n"
+        f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}{views}\n{classes}\n"
         f"{done.computed} computed, {done.reused} reused in {done.seconds:.1f} s{rate}\n"
-        f"{done.features}: {done.rows} x {shape} {done.dtype}",
+        f"{done.features}: {_shape(done.shape)} {done.dtype}",
     )
 
 
@@ -293,10 +301,11 @@ def demo(
 
 def _counts(features: Any) -> str:
     """How many pictures each class and each split has, in a line."""
-    classes = Counter(features.class_names[label] for label in features.y.tolist() if label >= 0)
+    first = features.views == 0
+    classes = Counter(features.class_names[label] for label in features.y[first].tolist() if label >= 0)
     some = ", ".join(f"{escaped(name)} {count}" for name, count in list(classes.items())[:10])
     more = f", ... and {len(classes) - 10} more" if len(classes) > 10 else ""
-    splits = Counter(features.splits.tolist())
+    splits = Counter(features.splits[first].tolist())
     marked = ", ".join(f"{name or 'no split'} {count}" for name, count in splits.items())
     return f"{len(classes)} classes: {some}{more}; {marked}" if classes else f"no labels; {marked}"
 

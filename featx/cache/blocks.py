@@ -1,0 +1,71 @@
+"""Blocks: small feature files in which an extraction keeps what it has computed so far."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featx.cache.feature_file import RowKey, Spec, rows_per_block
+from featx.cache.writing import write_features
+from featx.errors import CacheError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+StatRow = tuple[str, str, int, int, int]  # path, content id, size, mtime and ctime in nanoseconds
+
+
+class BlockWriter:
+    """Collects rows and writes a block file whenever enough are together, and the rest on leaving, even by Ctrl-C.
+
+    Args:
+        folder: where blocks go; those that lie there stay.
+        most: rows in a block, at most about 32 MiB.
+        spec: of all rows.
+        attributes: of all blocks, as in :func:`write_features`.
+    """
+
+    def __init__(self, folder: Path, most: int, spec: Spec, attributes: dict[str, Any]) -> None:
+        self.folder, self.most, self.spec, self.attributes = folder, most, spec, attributes
+        self.rows = 0
+        taken = [int(p.stem.rpartition("-")[2]) for p in folder.glob("block-*.h5")]
+        self._numbers = itertools.count(max(taken, default=-1) + 1)
+        self._keys: list[RowKey] = []
+        self._stats: list[StatRow] = []
+        self._features: list[NDArray[Any]] = []
+
+    def __enter__(self) -> BlockWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or not issubclass(kind, CacheError):
+            self._write()
+
+    def add(self, keys: Sequence[RowKey], stats: Sequence[StatRow], features: NDArray[Any]) -> None:
+        """Rows ``(n, ...)`` in the dtype of the spec, what each is known by, and the files they were made from."""
+        self._keys += keys
+        self._stats += stats
+        self._features.append(features)
+        if len(self._keys) >= min(self.most, rows_per_block(features.shape[1:], features.dtype)):
+            self._write()
+        self.rows += len(keys)
+
+    def _write(self) -> None:
+        if not self._keys:
+            return
+        features = np.concatenate(self._features)
+        tables = {
+            "ids": [content for content, _, _ in self._keys],
+            "views": [view for _, view, _ in self._keys],
+            "stat": list(dict.fromkeys(self._stats)),  # so that a resumed run need not read them again
+        }
+        file = self.folder / f"block-{next(self._numbers):05}.h5"
+        write_features(file, [features], features.shape, spec=self.spec, tables=tables, attributes=self.attributes)
+        self._keys, self._stats, self._features = [], [], []
