@@ -19,13 +19,13 @@ import numpy as np
 from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.errors import CacheError, PictureError, TrainingError
-from featx.evaluation import Evaluation, measure
+from featx.evaluation import Evaluation, fit_temperature, measure, with_temperature
 from featx.extraction import Progress, extract
-from featx.heads import HEADS, Head, as_rows, make_head
+from featx.heads import HEADS, Head, make_head
 from featx.images import list_files, quiet_pillow
 from featx.model_folder import damage_named, read_folder, write_folder
 from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_file, run_trunk
-from featx.splits import Split, split_rows
+from featx.training import accuracy, groups_of, inputs, probabilities, split_of, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class Classifier:
         train_ids, validation_ids: content ids of the rows it was trained on, and of those held out to choose.
         held_out: float32 ``(len(validation_ids), classes)``: probabilities of the held-out rows by a head that had not
             seen them; empty if that is the head itself, because it was not fitted again on all rows.
+        temperature: by which the head's log probabilities are divided; 1 unless it was calibrated.
     """
 
     head: Head
@@ -75,13 +76,14 @@ class Classifier:
     train_ids: NDArray[Any] = field(repr=False)
     validation_ids: NDArray[Any] = field(repr=False)
     held_out: NDArray[np.float32] = field(repr=False)
+    temperature: float = 1.0
 
     # ------------------------------------------------------------------------------------------------------- using it
 
     def predict_proba(self, features: Features, rows: Any = None) -> NDArray[np.float32]:
         """Probabilities ``(n, classes)`` for rows of a feature file made by this classifier's spec."""
         require_same_spec(features.spec, self.spec, features.path)
-        return _probabilities(self.head, features, rows)
+        return with_temperature(probabilities(self.head, features, rows), self.temperature)
 
     def predict(
         self,
@@ -107,9 +109,8 @@ class Classifier:
                 stored, wrong = as_stored(features, self.recipe.dtype)
                 failures |= {names[row]: PictureError(why) for row, why in wrong.items()}
                 stored[list(wrong)] = 0
-                probabilities = self.head.predict_proba(stored).astype(np.float32)
                 found |= {
-                    name: p for n, (name, p) in enumerate(zip(names, probabilities, strict=True)) if n not in wrong
+                    name: p for n, (name, p) in enumerate(zip(names, self._live(stored), strict=True)) if n not in wrong
                 }
                 if progress:
                     progress("predicting", len(found) + len(failures), len(set(files)))
@@ -136,18 +137,19 @@ class Classifier:
         if split == "validation" and len(self.held_out):
             order = np.argsort(self.validation_ids)
             places = order[np.searchsorted(self.validation_ids, features.ids[rows], sorter=order)]
-            probabilities, seen = self.held_out[places], 0
+            predicted, seen = with_temperature(self.held_out[places], self.temperature), 0
         else:
-            probabilities = self.predict_proba(features, rows)
+            predicted = self.predict_proba(features, rows)
             seen = int(np.isin(features.ids[rows], self.train_ids).sum())
         if seen and split != "train":
             logger.warning("%d of these %d pictures were trained on: the figures flatter", seen, len(rows))
-        left_out = int((features.y >= 0).sum()) - len(rows) if split == "unseen" else 0
+        labelled = (features.y >= 0) & (features.views == 0)
+        left_out = int(labelled.sum()) - len(rows) if split == "unseen" else 0
         if left_out:
             logger.warning("%d pictures are left out: the classifier was trained on them", left_out)
         return measure(
             y,
-            probabilities,
+            predicted,
             self.class_names,
             split=split,
             quarantined=len(features.quarantine),
@@ -166,7 +168,8 @@ class Classifier:
         """
         if n_rows < 1:
             raise TrainingError(f"the doctor needs one row at least, got --rows {n_rows}")
-        rows = np.unique(np.linspace(0, len(features) - 1, min(n_rows, len(features))).round().astype(int))
+        pictures = np.flatnonzero(features.views == 0)
+        rows = pictures[np.linspace(0, len(pictures) - 1, min(n_rows, len(pictures))).round().astype(int)]
         trunk = self.trunk()
         failures: dict[str, PictureError] = {}
         where: dict[str, int] = dict(zip(features.paths[rows].tolist(), rows.tolist(), strict=True))
@@ -178,7 +181,7 @@ class Classifier:
         with quiet_pillow(self.recipe.max_pixels):
             for names, live in run_trunk(list(where), load, trunk, batch_size, failures):
                 cached = self.predict_proba(features, [where[name] for name in names])
-                fresh = self.head.predict_proba(as_stored(live, self.recipe.dtype)[0])
+                fresh = self._live(as_stored(live, self.recipe.dtype)[0])
                 differences.append(float(np.abs(cached - fresh).max()))
         if len(failures) == len(where):
             path, reason = next(iter(failures.items()))
@@ -225,12 +228,16 @@ class Classifier:
         require_same_spec(self.recipe.spec(trunk), self.spec, "the trunk that the classifier's recipe builds")
         return trunk
 
+    def _live(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Probabilities of features that were not read from a file."""
+        return with_temperature(self.head.predict_proba(stored).astype(np.float32), self.temperature)
+
     def _prediction(self, path: str, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(np.argmax(probabilities))
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 
     def _rows_of(self, features: Features, split: str | None) -> tuple[str, NDArray[np.int64]]:
-        labelled = features.y >= 0
+        labelled = (features.y >= 0) & (features.views == 0)
         marked = {name: np.flatnonzero(labelled & (features.splits == name)) for name in ("test", "validation")}
         held_out = np.flatnonzero(labelled & np.isin(features.ids, self.validation_ids))
         trained_on = np.isin(features.ids, self.train_ids)
@@ -280,11 +287,12 @@ class Classifier:
             ModelError: the folder exists and is something else, or cannot be written.
         """
         about = {
-            "head": {"name": _head_name(self.head), "params": self.head.get_params()},
+            "head": {"name": head_name(self.head), "params": self.head.get_params()},
             "class_names": self.class_names,
             "spec": self.spec,
             "recipe": asdict(self.recipe),
             "report": self.report,
+            "temperature": self.temperature,
         }
         arrays = {f"head/{name}": value for name, value in self.head.get_state().items()}
         arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
@@ -315,6 +323,7 @@ class Classifier:
                 train_ids=arrays["train_ids"].astype(str),
                 validation_ids=arrays["validation_ids"].astype(str),
                 held_out=arrays["held_out"],
+                temperature=float(about.get("temperature", 1.0)),
             )
 
 
@@ -324,10 +333,11 @@ def fit(
     *,
     validation: float = 0.2,
     random_state: int = 0,
+    calibrate: bool = False,
     progress: Progress | None = None,
     **params: Any,
 ) -> Classifier:
-    """Fit a head on the training rows of a feature file.
+    """Fit a head on the training rows of a feature file, on all views of each picture that it holds.
 
     The validation rows are the data set's own, or drawn: a share of each class's pictures. Every head is measured on
     them (heads that stop early look at them) and then, if the rows were drawn, fitted again on all training rows: heads
@@ -338,6 +348,7 @@ def fit(
         head: a name (``bn-mlp``, ``mlp``, ``logreg``, ``svm``, ``ridge``, ``knn``) or an unfitted head.
         validation: share to draw if the data set has no validation split.
         random_state: seed of the draw and of the head.
+        calibrate: choose a temperature by the validation rows, so that probabilities mean what they say.
         progress: called with what is going on, how much is done, and of how much.
         **params: of a head given by name, such as ``C=0.1`` or ``dropout=0.8``.
 
@@ -347,44 +358,70 @@ def fit(
     started = time.perf_counter()
     features = features if isinstance(features, Features) else load_features(features)
     model = _unfitted(head, {"random_state": random_state}, params)
-    split = _training_split(features, validation, random_state)
+    split = training_split(features, validation, random_state)
     train, held_out, y = split.train, split.validation, features.y
+    if calibrate and not len(held_out):
+        raise TrainingError("calibration needs validation rows; expected --validation above 0")
     refit = bool(len(held_out)) and split.drawn
     try:
         early = model.uses_validation and len(held_out)
-        validation_data = (_inputs(model, features, held_out), y[held_out]) if early else None
-        model.fit(_inputs(model, features, train), y[train], validation_data=validation_data, progress=progress)
-        before = _probabilities(model, features, held_out)
+        validation_data = (inputs(model, features, held_out), y[held_out]) if early else None
+        X, groups = inputs(model, features, train), groups_of(features, train)
+        model.fit(X, y[train], validation_data=validation_data, progress=progress, **groups)
+        before = probabilities(model, features, held_out)
         if refit:
-            train = np.sort(np.concatenate([train, held_out]))
-            model.fit_again(_inputs(model, features, train), y[train])
-        some = train[:: -(-len(train) // TRAINING_ROWS_MEASURED)]
-        train_accuracy = _accuracy(_probabilities(model, features, some), y[some])
+            train = split_of(features, 0).train
+            del X
+            model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
+        pictures = train[features.views[train] == 0]
+        some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
+        train_accuracy = accuracy(probabilities(model, features, some), y[some])
     except ValueError as error:  # scikit-learn's way to say that settings do not fit
         raise TrainingError(str(error)) from error
     report = {
-        "head": _head_name(model),
-        "train_rows": len(train),
+        "head": head_name(model),
+        "train_rows": len(pictures),
+        "train_views": len(train) - len(pictures),
         "validation_rows": len(held_out),
         "train_accuracy": train_accuracy,
-        "validation_accuracy": _accuracy(before, y[held_out]) if len(held_out) else None,
+        "validation_accuracy": accuracy(before, y[held_out]) if len(held_out) else None,
         "refitted": refit,
         "left_out": len(split.left_out),
         "epochs": len(getattr(model, "history_", {}).get("loss", [])) or None,
+        "gradient_norm": getattr(model, "gradient_norm_", None),
         "random_state": random_state,
+    }
+    temperature = fit_temperature(before, y[held_out]) if calibrate else 1.0
+    report |= {"temperature": temperature} if calibrate else {}
+    return assembled(model, features, report, pictures, held_out, before if refit else before[:0], temperature, started)
+
+
+def assembled(
+    head: Head,
+    features: Features,
+    report: dict[str, Any],
+    train: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    before: NDArray[np.float32],
+    temperature: float,
+    started: float,
+) -> Classifier:
+    """A classifier from a fitted head and the rows of ``features`` that it was fitted and measured on."""
+    about = {
         "dataset": features.dataset,
         "features": str(features.path.resolve()),
         "seconds": time.perf_counter() - started,
     }
     return Classifier(
-        head=model,
+        head=head,
         class_names=features.class_names,
         spec=features.spec,
         recipe=Recipe(**features.recipe),
-        report=report,
+        report={**report, **about},
         train_ids=features.ids[train],
         validation_ids=features.ids[held_out],
-        held_out=before if refit else before[:0],
+        held_out=before,
+        temperature=temperature,
     )
 
 
@@ -396,52 +433,7 @@ def _unfitted(head: str | Head, usual: dict[str, Any], params: dict[str, Any]) -
     return head
 
 
-def _inputs(head: Head, features: Features, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """What the head is fitted on: maps that it would pool anyway are pooled block by block, so that they fit."""
-    if len(features.shape) == 4 and head.input != "flat":
-        return np.concatenate([as_rows(X, head.input) for _, X in features.blocks(rows)])
-    return features.stored(rows)
-
-
-def _probabilities(head: Head, features: Features, rows: Any = None) -> NDArray[np.float32]:
-    """Probabilities ``(n, classes)`` of rows of a feature file, block by block."""
-    numbers = np.arange(len(features))[slice(None) if rows is None else rows]
-    probabilities = np.empty((len(numbers), len(head.classes_)), np.float32)
-    done = 0
-    for block, X in features.blocks(numbers):
-        probabilities[done : done + len(block)] = head.predict_proba(X)
-        done += len(block)
-    return probabilities
-
-
-def _accuracy(probabilities: NDArray[np.float32], y: NDArray[np.int32]) -> float:
-    return float(np.mean(np.argmax(probabilities, axis=1) == y))
-
-
-def _training_split(features: Features, validation: float, random_state: int) -> Split:
-    split = split_rows(features.ids, features.y, features.splits, validation=validation, random_state=random_state)
-    if len(features.class_names) < 2:
-        only = features.class_names[0] if features.class_names else "none"
-        raise TrainingError(f"{features.path.name} has one class only ({only}); a classifier needs two or more")
-    absent = set(range(len(features.class_names))) - set(features.y[split.train].tolist())
-    if absent:
-        name = features.class_names[min(absent)]
-        raise TrainingError(
-            f"class {name!r} has no picture to train on in {features.path.name}: they are missing, unreadable, or only "
-            "in the validation or test split. Add some, or take the class out"
-        )
-    pairs = np.unique(np.char.add(features.ids, features.y.astype(str))[features.y >= 0])
-    disputed = len(pairs) - len(np.unique(features.ids[features.y >= 0]))
-    if disputed:
-        logger.warning("%d pictures lie in more than one class; no head can get those right", disputed)
-    if len(split.left_out):
-        logger.warning(
-            "%d pictures are also among the validation or test pictures, and are used only there", len(split.left_out)
-        )
-    return split
-
-
-def _head_name(head: Head) -> str:
+def head_name(head: Head) -> str:
     return next((name for name, kind in HEADS.items() if type(head) is kind), type(head).__name__)
 
 

@@ -33,6 +33,7 @@ def split_rows(
     labels: NDArray[np.int32],
     splits: NDArray[Any],
     *,
+    views: NDArray[np.int16] | None = None,
     validation: float = 0.2,
     random_state: int = 0,
 ) -> Split:
@@ -44,6 +45,7 @@ def split_rows(
         ids: str ``(n,)``, content ids.
         labels: int ``(n,)``, -1 where unlabelled; such rows are on no side.
         splits: str ``(n,)``: ``train``, ``validation``, ``test`` or "" (which trains).
+        views: int ``(n,)``, 0 for the picture itself. Other views only ever train.
         validation: share of each class's pictures that is drawn if no row is marked ``validation``.
         random_state: seed of the draw.
 
@@ -53,8 +55,9 @@ def split_rows(
     if not 0 <= validation < 1:
         raise TrainingError(f"the validation share must be at least 0 and below 1, got {validation:g}")
     labelled = labels >= 0
-    test = np.flatnonzero(labelled & (splits == "test"))
-    given = np.flatnonzero(labelled & (splits == "validation"))
+    itself = np.ones(len(labels), bool) if views is None else views == 0
+    test = np.flatnonzero(labelled & itself & (splits == "test"))
+    given = np.flatnonzero(labelled & itself & (splits == "validation"))
     tested_too = np.isin(ids[given], ids[test])
     copies, given = given[tested_too], given[~tested_too]
     candidates = np.flatnonzero(labelled & np.isin(splits, ["train", ""]))
@@ -65,8 +68,28 @@ def split_rows(
     drawn = not len(given)
     if drawn:
         held_out = _draw(ids[train], labels[train], validation, np.random.default_rng(random_state))
-        train, given = train[~held_out], train[held_out]
-    return Split(train, given, test, left_out, drawn)
+        train, given = train[~held_out], train[held_out & itself[train]]
+    return Split(train, given, test, left_out[itself[left_out]], drawn)
+
+
+def fold_numbers(ids: NDArray[Any], labels: NDArray[Any], folds: int, random_state: int = 0) -> NDArray[np.int64]:
+    """In which of ``folds`` parts each row is held out, int64 ``(n,)`` from 0: each class's pictures dealt out in turn.
+
+    Rows of one picture (equal ``ids``: copies of a file, and its views) are always in the same part, and the parts of a
+    class, and of all, differ by one picture at most.
+
+    Raises:
+        TrainingError: fewer than two folds, or fewer pictures than folds.
+    """
+    pictures, first, place = np.unique(ids, return_index=True, return_inverse=True)
+    if not 2 <= folds <= len(pictures):
+        raise TrainingError(f"the folds must be from 2 to the number of pictures, {len(pictures)}. Got {folds} instead")
+    rng = np.random.default_rng(random_state)
+    order = rng.permutation(len(pictures))
+    order = order[np.argsort(labels[first][order], kind="stable")]
+    fold = np.empty(len(pictures), np.int64)
+    fold[order] = np.arange(len(pictures)) % folds  # going on from class to class, so that small ones do not pile up
+    return fold[place]
 
 
 def _draw(ids: NDArray[Any], labels: NDArray[np.int32], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -30,6 +30,8 @@ ARROWS: dict[str, set[str]] = {
     "extraction": {"images", "augmentation", "backbones", "cache", "recipe"},
     "transformer": {"images", "recipe"},
     "model_folder": {"images"},
+    "training": {"cache", "heads", "splits"},
+    "selection": {"cache", "classifier", "evaluation", "extraction", "heads", "splits", "training"},
     "classifier": {
         "images",
         "backbones",
@@ -37,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
         "recipe",
         "extraction",
         "heads",
-        "splits",
+        "training",
         "evaluation",
         "model_folder",
     },

@@ -80,7 +80,9 @@ def test_ridge_is_scikit_learns_on_standardised_columns(n: int, d: int, n_classe
 def test_svm_is_scikit_learns_on_standardised_columns(n: int, d: int, n_classes: int) -> None:
     X, y = _rows(n, d, n_classes)
     scaler = StandardScaler().fit(X)
-    direct = LinearSVC(C=0.003, loss="squared_hinge", dual=False, tol=1e-10).fit(scaler.transform(X), y)
+    # liblinear penalises the intercept, the less the larger its scale
+    direct = LinearSVC(C=0.003, loss="squared_hinge", dual=False, tol=1e-10, intercept_scaling=1e3)
+    direct.fit(scaler.transform(X), y)
     new = X[::-1] * 1.1 + 1
     np.testing.assert_allclose(
         SVMHead(0.003).fit(X, y).decision_function(new),
@@ -102,12 +104,15 @@ def test_probabilities_of_margins_are_their_softmax(name: str, n_classes: int) -
     np.testing.assert_allclose(head.predict_proba(X), shares, rtol=1e-10)
 
 
-@pytest.mark.parametrize("max_iter", [1, 5])
 @pytest.mark.parametrize("head", [LogisticHead, SVMHead])
-def test_too_few_steps_of_a_solver_are_an_error(head: Any, max_iter: int) -> None:
+def test_a_solver_stopped_early_says_how_far_it_is(head: Any) -> None:
     X, y = _rows(200, 20)
-    with pytest.raises(TrainingError, match="no convergence at C=10000 in the steps allowed; lower C, or raise max"):
-        head(1e4, max_iter=max_iter).fit(X, y)
+    early, whole = head(1e4, max_iter=2).fit(X, y), head(1e4).fit(X, y)
+    assert early.n_iter_ <= 2 < whole.n_iter_
+    assert whole.gap_ <= 1e-5 * whole.objective_
+    assert whole.gap_ < early.gap_
+    assert whole.objective_ <= early.objective_ <= whole.objective_ + early.gap_
+    assert whole.gradient_norm_ < early.gradient_norm_
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

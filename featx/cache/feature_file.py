@@ -175,7 +175,7 @@ class Features:
         """Features of the given rows (all by default; a slice, numbers or a mask) as a new float32 array.
 
         Raises:
-            CorruptCacheError: a row's bytes are not those that were written.
+            CorruptCacheError: a row's bytes are not those that were written, or are not finite numbers.
         """
         return self.stored(rows).astype(np.float32)
 
@@ -190,7 +190,17 @@ class Features:
                 f"{self.path}: {len(bad)} rows are damaged, the first is {bad[0]} ({name}). Extract again: only the "
                 "damaged rows are computed"
             )
+        bad = numbers[_not_finite(features)]
+        if len(bad):
+            raise CorruptCacheError(
+                f"{self.path}: row {bad[0]} ({self.paths[bad[0]] or self.ids[bad[0]]}) holds NaN or infinity, as do "
+                f"{len(bad) - 1} others. featx never writes them; extract again"
+            )
         return features
+
+    def rows(self, numbers: NDArray[np.int64]) -> Rows:
+        """Rows that are read from the file when asked for, for heads that train on more than memory holds."""
+        return Rows(self, numbers)
 
     def blocks(self, rows: Any = None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """``(row numbers, float32 features)`` in blocks of about 32 MiB, so that memory does not grow with the file."""
@@ -234,6 +244,23 @@ class Features:
             return np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
         except (OSError, ValueError) as error:
             raise CorruptCacheError(f"{self.path} is shorter than its table of contents says: {error}") from error
+
+
+class Rows:
+    """Some rows of a feature file, read when sliced or picked by number, in the dtype of the file."""
+
+    lazy = True
+
+    def __init__(self, features: Features, numbers: NDArray[np.int64]) -> None:
+        self._features, self._numbers = features, numbers
+        self.shape, self.dtype = (len(numbers), *features.shape[1:]), features.dtype
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        return self._features.stored(self._numbers[rows])
 
 
 def load_features(path: str | Path) -> Features:
@@ -349,6 +376,15 @@ def row_checksums(features: NDArray[Any]) -> NDArray[np.uint32]:
     width = int(np.prod(features.shape[1:]))
     rows = np.ascontiguousarray(features).reshape(len(features), width).view(np.uint8)
     return np.fromiter((zlib.crc32(row.data) for row in rows), np.uint32, len(rows))
+
+
+def _not_finite(features: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows hold NaN or infinity: numbers all of whose exponent's bits are 1. (Five times quicker than asking.)"""
+    exponent: Any = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}[features.itemsize]
+    bits = features.reshape(len(features), -1).view(exponent.dtype)
+    largest = np.max(bits & exponent, axis=1, initial=0)
+    found: NDArray[np.bool_] = largest == exponent
+    return found
 
 
 def rows_per_block(feature_shape: Sequence[int], dtype: Any) -> int:

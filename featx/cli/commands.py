@@ -130,7 +130,7 @@ def fit(
     """
     given = {"input": input, "C": C, "n_neighbors": n_neighbors, "hidden": hidden, "dropout": dropout}
     given |= {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "patience": patience}
-    params = {name: value for name, value in given.items() if value is not None}
+    params: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     from featx.cache import CacheFolder
     from featx.classifier import fit
 

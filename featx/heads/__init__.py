@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from featx.errors import TrainingError
-from featx.heads._base import Head, as_rows
-from featx.heads.linear import LogisticHead, RidgeHead, SVMHead
+from featx.heads._base import Head, as_rows, group_weights
+from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, check_C
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
+from featx.heads.paths import Path, solve_paths
 
 __all__ = [
     "HEADS",
     "BNMLPHead",
     "Head",
     "KNNHead",
+    "LinearHead",
     "LogisticHead",
     "MLPHead",
+    "Path",
     "RidgeHead",
     "SVMHead",
     "as_rows",
+    "check_C",
+    "group_weights",
     "make_head",
+    "solve_paths",
 ]
 
 HEADS: dict[str, type[Head]] = {

@@ -20,7 +20,9 @@ Progress = Callable[[str, int, int], None]
 class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A small classifier on features: a scikit-learn estimator whose state can be saved as arrays.
 
-    ``X`` is ``(n, d)``, or maps ``(n, h, w, c)`` of float16, float32 or float64; ``y`` holds any labels.
+    ``X`` is ``(n, d)``, or maps ``(n, h, w, c)`` of float16, float32 or float64; ``y`` holds any labels. Rows too many
+    for memory may be given as an object whose ``lazy`` is True: it has ``shape``, ``dtype`` and a length, and reads the
+    rows that it is asked for by a slice or by numbers.
 
     Attributes:
         classes_: the labels, sorted.
@@ -30,7 +32,14 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     uses_validation = False  # whether fit looks at validation rows, to stop early
 
-    def fit(self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        validation_data: Any = None,
+        progress: Progress | None = None,
+        groups: Any = None,
+    ) -> Self:
         """Fit.
 
         Args:
@@ -38,12 +47,13 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             y: their labels.
             validation_data: ``(X, y)``, looked at by heads that stop early (``uses_validation``).
             progress: called with "training", the epochs done and how many there are at most, by heads that have epochs.
+            groups: int ``(n,)``: rows of the same number are views of one picture, and count as one row together.
         """
         raise NotImplementedError  # pragma: no cover - an abstract class
 
-    def fit_again(self, X: Any, y: Any) -> Self:
+    def fit_again(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Fit once more, on all rows, once validation rows have shown how well (and how long) to train."""
-        return self.fit(X, y)
+        return self.fit(X, y, groups=groups)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Probabilities ``(n, classes)``, columns in the order of ``classes_``."""
@@ -109,6 +119,50 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         rows: NDArray[Any] = validate_data(self, as_rows(X, self.input), dtype=[np.float64, np.float32], reset=False)
         return rows
+
+
+class LazyRows:
+    """Rows that are read, flattened or pooled when asked for: float32 ``(n, d)`` of a lazy ``X``."""
+
+    lazy = True
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, X: Any, input: str) -> None:
+        self._X, self._input = X, input
+        self.shape = len(X), _width(tuple(X.shape[1:]), input if len(X.shape) == 4 else "flat")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        numbers = np.arange(len(self))[rows]
+        read: NDArray[np.float32] = require_finite(as_rows(self._X[rows], self._input), numbers)
+        return read.astype(np.float32, copy=False)
+
+
+def is_lazy(X: Any) -> bool:
+    """Whether ``X`` reads its rows when it is asked for them."""
+    return getattr(X, "lazy", False) is True
+
+
+def require_finite(X: NDArray[Any], numbers: NDArray[np.int64] | None = None) -> NDArray[Any]:
+    """``X`` itself. Raises ValueError that names the first row with a value that is not finite."""
+    step = max(1, 2**22 // max(1, X[:1].size))
+    for start in range(0, len(X), step):
+        finite = np.isfinite(X[start : start + step]).reshape(len(X[start : start + step]), -1).all(axis=1)
+        if not finite.all():
+            at = start + int(np.argmin(finite))
+            raise ValueError(
+                f"Input X contains NaN or infinity, first in row {at if numbers is None else numbers[at]}."
+            )
+    return X
+
+
+def group_weights(groups: Any) -> NDArray[np.float64]:
+    """1 divided by the size of each row's group, ``(n,)``."""
+    _, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = 1 / counts[number]
+    return weights
 
 
 def as_rows(X: Any, input: str) -> Any:

@@ -43,13 +43,23 @@ class KNNHead(Head):
         self.input = input
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None) -> Self:
-        """Keep the rows of ``X``, ``(n, d)`` or ``(n, h, w, c)``, and their labels ``y``."""
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        validation_data: Any = None,
+        progress: Progress | None = None,
+        groups: Any = None,
+    ) -> Self:
+        """Keep the rows of ``X``, ``(n, d)`` or ``(n, h, w, c)``, and their labels ``y``; of each group the first."""
         if self.n_neighbors < 1 or not self.temperature > 0:
             raise ValueError(
                 f"n_neighbors must be at least 1 and temperature positive. Got {self.n_neighbors!r} and "
                 f"{self.temperature!r} instead."
             )
+        if groups is not None:  # else the views of one picture would outvote all others
+            first = np.sort(np.unique(groups, return_index=True)[1])
+            X, y = X[first], np.asarray(y)[first]
         X, self.labels_ = self._training_rows(X, y)
         self.rows_ = normalize(X).astype(np.float32)
         return self

@@ -1,0 +1,341 @@
+"""Choosing settings on training rows: cross-validation over whole regularisation paths, and few-shot curves.
+
+The test split is never looked at. Copies and views of a picture never lie on both sides of a fold.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import t as student
+from sklearn.base import clone
+from sklearn.metrics import log_loss
+
+from featx.cache import Features, load_features
+from featx.classifier import Classifier, assembled, head_name
+from featx.errors import TrainingError
+from featx.evaluation import fit_temperature
+from featx.extraction import Progress
+from featx.heads import Head, LinearHead, check_C, group_weights, make_head, solve_paths
+from featx.splits import fold_numbers
+from featx.training import accuracy, groups_of, inputs, training_split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RULES = ("best", "one-se")
+C_VALUES = {"logreg": (1e-5, 10.0, 13), "svm": (1e-6, 0.1, 11), "ridge": (1e-6, 1.0, 13)}  # lo, hi, how many
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How some settings did: mean and standard deviation over the folds of accuracy, and the mean log loss."""
+
+    params: dict[str, Any]
+    mean_accuracy: float
+    std_accuracy: float
+    mean_log_loss: float
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Accuracy after training on so many pictures a class (None: all), with its 95 % interval over the draws."""
+
+    shots: int | None
+    rows: float
+    mean_accuracy: float
+    ci95: tuple[float, float]
+    accuracies: list[float]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What a cross-validation found.
+
+    Attributes:
+        best: the settings chosen; the accuracy of the best of several flatters a little.
+        trials: all settings, in the order asked for.
+        classifier: fitted with the settings chosen on all training rows. Its ``held_out`` are the probabilities of each
+            training picture by a head that had not seen it.
+        folds: how many.
+        seconds: that it took.
+    """
+
+    best: Trial
+    trials: list[Trial]
+    classifier: Classifier = field(repr=False)
+    folds: int
+    seconds: float
+
+
+def cross_validate(
+    features: Features | str | Path,
+    head: str | Head = "logreg",
+    *,
+    C: Sequence[float] | None = None,
+    folds: int = 5,
+    rule: str = "best",
+    random_state: int = 0,
+    calibrate: bool = False,
+    progress: Progress | None = None,
+    **params: Any,
+) -> CrossValidation:
+    """Measure a head by stratified folds of the training rows; linear heads for a whole path of C at once.
+
+    Args:
+        features: a feature file or its path.
+        head: a name or an unfitted head.
+        C: for ``logreg``, ``svm`` and ``ridge``; by default a range that suits the head.
+        folds: how many; each picture is held out once.
+        rule: ``best`` mean accuracy (among equals, the strongest penalty), or ``one-se``: the strongest penalty whose
+            mean is within one standard error of the best (Breiman et al. 1984).
+        random_state: seed of the folds and of the head.
+        calibrate: choose a temperature by the held-out probabilities.
+        progress: called with what is going on, how much is done, and of how much.
+        **params: of a head given by name.
+
+    Raises:
+        TrainingError: settings that do not fit, or too few pictures.
+    """
+    started = time.perf_counter()
+    features = features if isinstance(features, Features) else load_features(features)
+    model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
+    if rule not in RULES:
+        raise TrainingError(f"unknown rule {rule!r}; expected one of {', '.join(RULES)}")
+    values = _path_of(model, C)
+    rows = training_split(features, 0, random_state).train
+    fold = fold_numbers(features.ids[rows], features.y[rows], folds, random_state)
+    try:
+        held_out = _held_out(model, features, rows, fold, values, progress)
+        measures = [_measured(p, features.y[rows], fold, features.views[rows] == 0) for p in held_out]
+        settings: list[dict[str, Any]] = [{"C": value} for value in values] if values else [{}]
+        trials = [Trial(s, *m) for s, m in zip(settings, measures, strict=True)]
+        at = _chosen(trials, rule, folds)
+        model.set_params(**trials[at].params)
+        model.fit(inputs(model, features, rows), features.y[rows], **groups_of(features, rows))
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    pictures = features.views[rows] == 0
+    before, y = held_out[at][pictures], features.y[rows[pictures]]
+    report = {
+        "head": head_name(model),
+        "train_rows": int(pictures.sum()),
+        "train_views": int((~pictures).sum()),
+        "validation_rows": int(pictures.sum()),
+        "train_accuracy": accuracy(model.predict_proba(inputs(model, features, rows[pictures])), y),
+        "validation_accuracy": accuracy(before, y),
+        "refitted": True,
+        "folds": folds,
+        "params": trials[at].params,
+        "random_state": random_state,
+    }
+    temperature = fit_temperature(before, y) if calibrate else 1.0
+    report |= {"temperature": temperature} if calibrate else {}
+    mine = rows[pictures]
+    classifier = assembled(model, features, report, mine, mine, before, temperature, started)
+    return CrossValidation(trials[at], trials, classifier, folds, time.perf_counter() - started)
+
+
+def few_shot(
+    features: Features | str | Path,
+    head: str | Head = "logreg",
+    *,
+    shots: Sequence[int | None] = (1, 2, 5, 10, 20, None),
+    repeats: int = 10,
+    validation: float = 0.2,
+    random_state: int = 0,
+    progress: Progress | None = None,
+    **params: Any,
+) -> list[Shots]:
+    """Accuracy against the number of training pictures a class: would more pictures help?
+
+    Each repeat draws validation rows anew, unless the data set has its own, and nested sets of training pictures: the
+    first of a class, the first two, and so on.
+
+    Args:
+        features: a feature file or its path.
+        head: a name or an unfitted head; its settings are the same for all numbers.
+        shots: pictures a class, None for all.
+        repeats: draws; the interval is Student's over them.
+        validation: share of each class that is held out, if the data set does not say.
+        random_state: seed of the draws and of the head.
+        progress: called with what is going on, how much is done, and of how much.
+        **params: of a head given by name.
+    """
+    features = features if isinstance(features, Features) else load_features(features)
+    model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
+    if repeats < 2 or any(number is not None and number < 1 for number in shots):
+        raise TrainingError(f"shots must be at least 1 and repeats at least 2, got {list(shots)} and {repeats}")
+    found: dict[int | None, list[tuple[int, float]]] = {number: [] for number in shots}
+    for repeat in range(repeats):
+        split = training_split(features, validation, random_state + repeat)
+        if not len(split.validation):
+            raise TrainingError("few-shot curves need validation rows; expected a share above 0")
+        place = _places_in_class(features, split.train, np.random.default_rng([random_state, repeat]))
+        for number in shots:
+            rows = split.train if number is None else split.train[place < number]
+            X, y = inputs(model, features, rows), features.y[rows]
+            try:
+                fitted = clone(model).fit(X, y, **groups_of(features, rows))
+            except ValueError as error:
+                raise TrainingError(str(error)) from error
+            right = accuracy(
+                fitted.predict_proba(inputs(model, features, split.validation)), features.y[split.validation]
+            )
+            found[number].append((int((features.views[rows] == 0).sum()), right))
+            if progress:
+                progress("few-shot curve", sum(map(len, found.values())), repeats * len(found))
+    return [_interval(number, draws) for number, draws in found.items()]
+
+
+def parse_C(text: str) -> list[float]:
+    """``0.1``, or ``lo:hi:n`` for ``n`` values from ``lo`` to ``hi``, evenly spaced in their logarithm.
+
+    Raises:
+        TrainingError: anything else.
+    """
+    try:
+        if ":" not in text:
+            values = [float(text)]
+        else:
+            low, high, count = text.split(":")
+            if not 0 < float(low) <= float(high) or int(count) < 1:
+                raise ValueError(text)
+            values = [float(v) for v in np.geomspace(float(low), float(high), int(count))]
+        for value in values:
+            check_C(value)
+    except ValueError as error:
+        why = f" {error}" if str(error).startswith("C must") else ""
+        raise TrainingError(f"--C takes a number, or lo:hi:n such as 1e-5:10:9, got {text!r}.{why}") from None
+    return values
+
+
+def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
+    if not isinstance(model, LinearHead):
+        if C is not None:
+            raise TrainingError(f"the {head_name(model)} head has no C; leave --C out")
+        return []
+    if C is None:
+        low, high, count = C_VALUES[head_name(model)]
+        return [float(v) for v in np.geomspace(low, high, count)]
+    if not len(C):
+        raise TrainingError("C needs one value at least")
+    return [float(value) for value in C]
+
+
+def _held_out(
+    model: Head,
+    features: Features,
+    rows: NDArray[np.int64],
+    fold: NDArray[np.int64],
+    values: list[float],
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """Probabilities of each row by a head that was fitted without its fold, ``(settings, rows, classes)``."""
+    y = features.y[rows]
+    found = np.zeros((max(1, len(values)), len(rows), len(features.class_names)), np.float32)
+    if isinstance(model, LinearHead):
+        for number, probabilities in _paths(model, features, rows, fold, values, progress):
+            found[:, fold == number] = probabilities
+        return found
+    n_folds = int(fold.max()) + 1
+    for number in range(n_folds):
+        if progress:
+            progress("folds", number, n_folds)
+        inside = rows[fold != number]
+        fitted = clone(model)
+        early = _early_stopping(fitted, features, inside)
+        kept = np.setdiff1d(inside, early, assume_unique=True)
+        data = (inputs(fitted, features, early), features.y[early]) if len(early) else None
+        X = inputs(fitted, features, kept)
+        fitted.fit(X, features.y[kept], validation_data=data, **groups_of(features, kept))
+        mine = np.flatnonzero(fold == number)
+        probabilities = fitted.predict_proba(inputs(fitted, features, rows[mine]))
+        found[0][np.ix_(mine, np.searchsorted(np.arange(len(features.class_names)), fitted.classes_))] = probabilities
+    if progress:
+        progress("folds", n_folds, n_folds)
+    return found[:, : len(y)]
+
+
+def _paths(
+    model: LinearHead,
+    features: Features,
+    rows: NDArray[np.int64],
+    fold: NDArray[np.int64],
+    values: list[float],
+    progress: Progress | None,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Each fold's number and the probabilities of its rows for all values of C, ``(n_C, rows, classes)``."""
+    X, y = model._solver_rows(inputs(model, features, rows), features.y[rows])
+    groups = groups_of(features, rows)
+    numbers = range(int(fold.max()) + 1)
+    paths = solve_paths(
+        X,
+        y,
+        values,
+        model.loss,
+        trainings=[np.flatnonzero(fold != number) for number in numbers],
+        weights=group_weights(groups["groups"]) if groups else None,
+        progress=(lambda done, of: progress("paths", done, of)) if progress else None,
+    )
+    for number, path in zip(numbers, paths, strict=True):
+        scores = path.decision(np.asarray(X[np.flatnonzero(fold == number)], np.float32))
+        yield number, np.stack([model.probabilities(s[:, 0] if s.shape[1] == 1 else s) for s in scores])
+
+
+def _early_stopping(model: Head, features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of a training set by which a head that stops early is stopped, since the held-out fold must not do it."""
+    if not model.uses_validation:
+        return rows[:0]
+    y = features.y[rows]
+    part = fold_numbers(features.ids[rows], y, min(5, len(np.unique(features.ids[rows]))))
+    chosen: NDArray[np.int64] = rows[(part == 0) & np.isin(y, y[part > 0])]
+    return chosen
+
+
+def _measured(
+    probabilities: NDArray[np.float32], y: NDArray[np.int32], fold: NDArray[np.int64], pictures: NDArray[np.bool_]
+) -> tuple[float, float, float]:
+    folds = [pictures & (fold == number) for number in np.unique(fold)]
+    right = [accuracy(probabilities[mine], y[mine]) for mine in folds]
+    sound = probabilities.astype(np.float64)
+    sound /= sound.sum(axis=1, keepdims=True)
+    numbers = np.arange(probabilities.shape[1])
+    losses = [float(log_loss(y[mine], sound[mine], labels=numbers)) for mine in folds]
+    return float(np.mean(right)), float(np.std(right, ddof=1)), float(np.mean(losses))
+
+
+def _chosen(trials: list[Trial], rule: str, folds: int) -> int:
+    """Number of the trial chosen by the rule; among equals the strongest penalty."""
+    order = sorted(range(len(trials)), key=lambda i: trials[i].params.get("C", 0.0))
+    best = max(order, key=lambda i: trials[i].mean_accuracy)  # the first of equals
+    if rule == "best":
+        return best
+    floor = trials[best].mean_accuracy - trials[best].std_accuracy / math.sqrt(folds)
+    return next(i for i in order if trials[i].mean_accuracy >= floor)
+
+
+def _places_in_class(features: Features, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A random order of each class's pictures, from 0, the same for all views of one."""
+    pictures, first, number = np.unique(features.ids[rows], return_index=True, return_inverse=True)
+    label = features.y[rows][first]
+    place = np.empty(len(pictures), np.int64)
+    for name in np.unique(label):
+        mine = np.flatnonzero(label == name)
+        place[mine] = rng.permutation(len(mine))
+    places: NDArray[np.int64] = place[number]
+    return places
+
+
+def _interval(number: int | None, draws: list[tuple[int, float]]) -> Shots:
+    right = [accuracy for _, accuracy in draws]
+    half = float(student.ppf(0.975, len(right) - 1) * np.std(right, ddof=1) / math.sqrt(len(right)))
+    mean = float(np.mean(right))
+    rows = float(np.mean([rows for rows, _ in draws]))
+    return Shots(number, rows, mean, (max(0.0, mean - half), min(1.0, mean + half)), right)
