@@ -30,7 +30,9 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     uses_validation = False  # whether fit looks at validation rows, to stop early
 
-    def fit(self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None, groups: Any = None
+    ) -> Self:
         """Fit.
 
         Args:
@@ -38,12 +40,13 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             y: their labels.
             validation_data: ``(X, y)``, looked at by heads that stop early (``uses_validation``).
             progress: called with "training", the epochs done and how many there are at most, by heads that have epochs.
+            groups: ``(n,)``, the same number for rows that are views of one picture; None if there are no such rows.
         """
         raise NotImplementedError  # pragma: no cover - an abstract class
 
-    def fit_again(self, X: Any, y: Any) -> Self:
+    def fit_again(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Fit once more, on all rows, once validation rows have shown how well (and how long) to train."""
-        return self.fit(X, y)
+        return self.fit(X, y) if groups is None else self.fit(X, y, groups=groups)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Probabilities ``(n, classes)``, columns in the order of ``classes_``."""
