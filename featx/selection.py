@@ -24,7 +24,7 @@ from featx.evaluation import fit_temperature
 from featx.extraction import Progress
 from featx.heads import Head, LinearHead, check_C, group_weights, make_head, solve_paths
 from featx.splits import fold_numbers
-from featx.training import accuracy, groups_of, inputs, training_split
+from featx.training import accuracy, groups_of, inputs, probabilities, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +128,7 @@ def cross_validate(
         "train_rows": int(pictures.sum()),
         "train_views": int((~pictures).sum()),
         "validation_rows": int(pictures.sum()),
-        "train_accuracy": accuracy(model.predict_proba(inputs(model, features, rows[pictures])), y),
+        "train_accuracy": accuracy(probabilities(model, features, rows[pictures]), y),
         "validation_accuracy": accuracy(before, y),
         "refitted": True,
         "folds": folds,
@@ -185,9 +185,7 @@ def few_shot(
                 fitted = clone(model).fit(X, y, **groups_of(features, rows))
             except ValueError as error:
                 raise TrainingError(str(error)) from error
-            right = accuracy(
-                fitted.predict_proba(inputs(model, features, split.validation)), features.y[split.validation]
-            )
+            right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
             found[number].append((int((features.views[rows] == 0).sum()), right))
             if progress:
                 progress("few-shot curve", sum(map(len, found.values())), repeats * len(found))
@@ -238,11 +236,10 @@ def _held_out(
     progress: Progress | None,
 ) -> NDArray[np.float32]:
     """Probabilities of each row by a head that was fitted without its fold, ``(settings, rows, classes)``."""
-    y = features.y[rows]
     found = np.zeros((max(1, len(values)), len(rows), len(features.class_names)), np.float32)
     if isinstance(model, LinearHead):
-        for number, probabilities in _paths(model, features, rows, fold, values, progress):
-            found[:, fold == number] = probabilities
+        for number, of_fold in _paths(model, features, rows, fold, values, progress):
+            found[:, fold == number] = of_fold
         return found
     n_folds = int(fold.max()) + 1
     for number in range(n_folds):
@@ -256,11 +253,10 @@ def _held_out(
         X = inputs(fitted, features, kept)
         fitted.fit(X, features.y[kept], validation_data=data, **groups_of(features, kept))
         mine = np.flatnonzero(fold == number)
-        probabilities = fitted.predict_proba(inputs(fitted, features, rows[mine]))
-        found[0][np.ix_(mine, np.searchsorted(np.arange(len(features.class_names)), fitted.classes_))] = probabilities
+        found[0][np.ix_(mine, fitted.classes_)] = probabilities(fitted, features, rows[mine])
     if progress:
         progress("folds", n_folds, n_folds)
-    return found[:, : len(y)]
+    return found
 
 
 def _paths(
@@ -300,13 +296,13 @@ def _early_stopping(model: Head, features: Features, rows: NDArray[np.int64]) ->
 
 
 def _measured(
-    probabilities: NDArray[np.float32], y: NDArray[np.int32], fold: NDArray[np.int64], pictures: NDArray[np.bool_]
+    found: NDArray[np.float32], y: NDArray[np.int32], fold: NDArray[np.int64], pictures: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
     folds = [pictures & (fold == number) for number in np.unique(fold)]
-    right = [accuracy(probabilities[mine], y[mine]) for mine in folds]
-    sound = probabilities.astype(np.float64)
+    right = [accuracy(found[mine], y[mine]) for mine in folds]
+    sound = found.astype(np.float64)
     sound /= sound.sum(axis=1, keepdims=True)
-    numbers = np.arange(probabilities.shape[1])
+    numbers = np.arange(found.shape[1])
     losses = [float(log_loss(y[mine], sound[mine], labels=numbers)) for mine in folds]
     return float(np.mean(right)), float(np.std(right, ddof=1)), float(np.mean(losses))
 

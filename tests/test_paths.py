@@ -164,8 +164,6 @@ def test_views_of_a_picture_count_as_one_row(name: str) -> None:
 class _OnDisk:
     """Rows that are read when asked for; notes the largest piece."""
 
-    lazy = True
-
     def __init__(self, X: np.ndarray) -> None:
         self.X, self.shape, self.dtype, self.ndim, self.largest = X, X.shape, X.dtype, X.ndim, 0
 

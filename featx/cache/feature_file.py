@@ -249,8 +249,6 @@ class Features:
 class Rows:
     """Some rows of a feature file, read when sliced or picked by number, in the dtype of the file."""
 
-    lazy = True
-
     def __init__(self, features: Features, numbers: NDArray[np.int64]) -> None:
         self._features, self._numbers = features, numbers
         self.shape, self.dtype = (len(numbers), *features.shape[1:]), features.dtype

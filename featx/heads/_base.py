@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -21,8 +22,8 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A small classifier on features: a scikit-learn estimator whose state can be saved as arrays.
 
     ``X`` is ``(n, d)``, or maps ``(n, h, w, c)`` of float16, float32 or float64; ``y`` holds any labels. Rows too many
-    for memory may be given as an object whose ``lazy`` is True: it has ``shape``, ``dtype`` and a length, and reads the
-    rows that it is asked for by a slice or by numbers.
+    for memory may be given as an object that has ``shape``, ``dtype``, ``ndim`` and a length, and reads the rows that
+    it is asked for by a slice or by numbers.
 
     Attributes:
         classes_: the labels, sorted.
@@ -53,7 +54,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit_again(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Fit once more, on all rows, once validation rows have shown how well (and how long) to train."""
-        return self.fit(X, y, groups=groups)
+        return self.fit(X, y, **({} if groups is None else {"groups": groups}))  # a head of one's own may know none
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Probabilities ``(n, classes)``, columns in the order of ``classes_``."""
@@ -124,8 +125,8 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 class LazyRows:
     """Rows that are read, flattened or pooled when asked for: float32 ``(n, d)`` of a lazy ``X``."""
 
-    lazy = True
     dtype = np.dtype(np.float32)
+    ndim = 2
 
     def __init__(self, X: Any, input: str) -> None:
         self._X, self._input = X, input
@@ -141,8 +142,14 @@ class LazyRows:
 
 
 def is_lazy(X: Any) -> bool:
-    """Whether ``X`` reads its rows when it is asked for them."""
-    return getattr(X, "lazy", False) is True
+    """Whether ``X`` gives its rows on demand, and is no array."""
+    return (
+        not isinstance(X, np.ndarray)
+        and not issparse(X)
+        and isinstance(getattr(X, "dtype", None), np.dtype)
+        and getattr(X, "ndim", 0) in (2, 4)
+        and hasattr(X, "__getitem__")
+    )
 
 
 def require_finite(X: NDArray[Any], numbers: NDArray[np.int64] | None = None) -> NDArray[Any]:

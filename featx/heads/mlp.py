@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -9,50 +10,62 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from featx._keras import load_keras
 from featx.errors import TrainingError
-from featx.heads._base import Head, Progress, is_map
+from featx.heads._base import Head, Progress, is_lazy, is_map
+from featx.heads._network import PREDICT_ROWS, Architecture, Settings, borrowed_trainer
+from featx.heads._rows import Groups, Reader, pooled_shape, shuffled
+from featx.heads._training import Batches, Course, OnEpoch, Validation, train
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-PREDICT_ROWS = 256  # rows a compiled call; the last is filled up, so that nothing is compiled anew
 
 
 class _KerasHead(Head):
     """Trains in epochs over shuffled batches; stops early if there are validation rows.
 
     Features are standardised first, with mean and deviation of the training rows, per column or per channel of a map.
+    ``X`` may also be lazy: something with ``shape``, ``dtype``, ``ndim``, ``len`` and ``X[slice or int array]``, of
+    float16 or float32, that is larger than memory. Of its rows a few hundred megabytes are held at a time.
+
+    What Keras compiles is kept for the next fit of the same architecture. Heads may be fitted in several threads.
 
     Attributes:
         best_epoch_: the epoch, counted from 1, whose weights were kept.
-        history_: a list per measure (``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``), a value per epoch.
+        history_: a list per measure (``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``), a value per epoch. In
+            training, accuracy is measured under dropout, and under mixup against the class of the larger share.
         mean_, scale_: float32 ``(d,)`` or ``(c,)``.
+        weights_: float32 arrays, in the order of ``model_.weights``.
     """
 
     uses_validation = True
     _learned = ("mean_", "scale_")
 
-    def __init__(
-        self,
-        *,
-        input: str,
-        hidden: int,
-        dropout: float,
-        learning_rate: float,
-        batch_size: int,
-        epochs: int,
-        patience: int,
-        random_state: int | None,
-    ) -> None:
-        self.input = input
-        self.hidden = hidden
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.patience = patience
-        self.random_state = random_state
+    hidden: int
+    layers: int
+    dropout: float
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    mixup: float
+    batch_size: int
+    epochs: int
+    patience: int
+    random_state: int | None
 
-    def fit(self, X: Any, y: Any, validation_data: Any = None, progress: Progress | None = None) -> Self:
+    best_epoch_: int
+    history_: dict[str, list[float]]
+    mean_: NDArray[np.float32]
+    scale_: NDArray[np.float32]
+    weights_: list[NDArray[np.float32]]
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        validation_data: Any = None,
+        progress: Progress | None = None,
+        groups: Any = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> Self:
         """Train on ``X``, ``(n, d)`` or ``(n, h, w, c)``, and labels ``y``.
 
         With ``validation_data``, training stops after ``patience`` epochs without a better one, and the best epoch's
@@ -60,120 +73,149 @@ class _KerasHead(Head):
         alone misleads: with much dropout before batch norm it can rise while accuracy rises, see Li et al. 2019,
         "Understanding the disharmony between dropout and batch normalization".) Without, training lasts ``epochs``.
 
+        Args:
+            X: training features: an array, or lazy.
+            y: their labels, ``(n,)``.
+            validation_data: ``(X, y)``.
+            progress: called with "training", the epochs done and how many there are at most.
+            groups: ``(n,)``, the same number for rows that are views of one picture. Each epoch draws one row of each
+                group, so it is as long as there are groups.
+            on_epoch: called after each epoch with its number, from 1, and its measures by name as in ``history_``.
+                Training ends if it returns true; what it raises comes out of ``fit``.
+
         Raises:
             TrainingError: the loss became not a number.
+            ValueError: settings or rows that cannot be trained on.
         """
-        self._check_settings()
-        X, numbers = self._training_maps(X, y)
-        self.mean_, self.scale_ = _mean_and_scale(X)
-        seeds = np.random.SeedSequence(self.random_state)
-        model = self._model(seeds)
-        keras = load_keras()
-        model.compile(
-            optimizer=keras.optimizers.Adam(self.learning_rate),
-            loss="sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
-        callbacks, best = [_progress_callback(progress, self.epochs)], None
-        validation = None
-        if validation_data is not None:
-            held_out, labels = validation_data
-            check_consistent_length(held_out, labels)
-            validation = _batches(self._as_input(held_out), self._numbers(labels), PREDICT_ROWS, None)
-            best = _best_epoch_callback(self.patience)
-            callbacks.append(best)
-        batches = _batches(X, numbers, min(self.batch_size, len(X)), np.random.default_rng(seeds.spawn(1)[0]))
-        fitted = model.fit(
-            batches, epochs=self.epochs, validation_data=validation, callbacks=callbacks, shuffle=False, verbose=0
-        )
-        if not np.isfinite(fitted.history["loss"]).all():
-            raise TrainingError(
-                f"the loss became not a number in epoch {len(fitted.history['loss'])}; try a lower learning rate than "
-                f"{self.learning_rate:g}"
-            )
-        self.history_ = {name: [float(v) for v in values] for name, values in fitted.history.items()}
-        self.best_epoch_: int = best.epoch if best else len(self.history_["loss"])
-        self.model_ = model
-        return self
+        return self._fit(X, y, validation_data, progress, groups, on_epoch, self.epochs)
 
-    def fit_again(self, X: Any, y: Any) -> Self:
+    def fit_again(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Train on all rows for as many epochs as were best before. The history stays that of the measured training."""
         check_is_fitted(self)
-        epochs, history = self.epochs, self.history_
-        self.epochs = self.best_epoch_
-        try:
-            return self.fit(X, y)
-        finally:
-            self.epochs, self.history_ = epochs, history
+        history = self.history_
+        self._fit(X, y, None, None, groups, None, self.best_epoch_)
+        self.history_ = history
+        return self
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
-        """The network's probabilities, ``(n, classes)``."""
+        """The network's probabilities, float32 ``(n, classes)``, of an array or of lazy rows."""
         check_is_fitted(self)
-        X = self._as_input(X)
-        probabilities = np.empty((len(X), len(self.classes_)), np.float32)
-        block = np.zeros((PREDICT_ROWS, *X.shape[1:]), np.float32)
-        for start in range(0, len(X), PREDICT_ROWS):
-            rows = X[start : start + PREDICT_ROWS]
-            block[: len(rows)] = rows
-            probabilities[start : start + len(rows)] = np.asarray(self.model_.predict_on_batch(block))[: len(rows)]
+        reader = self._reader(X)
+        network, probabilities = self._architecture(), np.empty((len(reader), len(self.classes_)), np.float32)
+        for start, count, block in reader.blocks(PREDICT_ROWS):
+            probabilities[start : start + count] = network.probabilities(self.weights_, block)[:count]
         return probabilities
 
+    @property
+    def model_(self) -> Any:
+        """A Keras model from features as they come, ``(n, *feature_shape_)``, to probabilities; made anew each time."""
+        check_is_fitted(self, "weights_")
+        keras = load_keras()
+        features = keras.Input(self.feature_shape_)
+        x = (features - self.mean_) * (1 / self.scale_)
+        if len(self.feature_shape_) == 3:
+            if self._shrinks:  # "same": odd maps keep their last row
+                x = keras.layers.MaxPooling2D(2, padding="same")(x)
+            x = keras.layers.Flatten()(x)
+        model = keras.Model(
+            features, self._architecture().apply(x, keras.layers.Dropout, self.dropout, activation="softmax")
+        )
+        model.set_weights(self.weights_)
+        return model
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        validation_data: Any,
+        progress: Progress | None,
+        groups: Any,
+        on_epoch: OnEpoch | None,
+        epochs: int,
+    ) -> Self:
+        self._check_settings()
+        reader, labels = self._training_reader(X, y)
+        drawn = Groups(groups, len(reader))
+        kept = reader.learn_statistics()
+        self.mean_, self.scale_ = reader.mean, reader.scale
+        validation = self._validation(validation_data)
+        weights, order, mixing, dropout = np.random.SeedSequence(self.random_state).spawn(4)
+        network, batch_size = self._architecture(), min(self.batch_size, len(drawn))
+        settings = Settings(self.learning_rate, self.weight_decay, self.dropout, int(dropout.generate_state(1)[0]))
+        course = Course(epochs, self.patience, self.label_smoothing, self.mixup)
+        with (
+            borrowed_trainer(network, batch_size, settings) as trainer,
+            shuffled(reader, kept, drawn, np.random.default_rng(order)) as buffers,
+        ):
+            trainer.start(network.initial_weights(np.random.default_rng(weights)), settings)
+            batches = Batches(
+                trainer, batch_size, reader.width, labels, len(self.classes_), course, np.random.default_rng(mixing)
+            )
+            trained = train(trainer, batches, buffers, validation, course, progress, on_epoch)
+        self._require_numbers(trained.history["loss"])
+        self.weights_, self.history_, self.best_epoch_ = trained.weights, trained.history, trained.best_epoch
+        return self
+
+    def _require_numbers(self, losses: list[float]) -> None:
+        if not np.isfinite(losses).all():
+            raise TrainingError(
+                f"the loss became not a number in epoch {len(losses)}; try a lower learning rate than "
+                f"{self.learning_rate:g}"
+            )
+
     def _learned_arrays(self) -> dict[str, NDArray[Any]]:
-        weights = {f"weights_{i:02}": value for i, value in enumerate(self.model_.get_weights())}
-        return super()._learned_arrays() | weights
+        return super()._learned_arrays() | {f"weights_{i:02}": value for i, value in enumerate(self.weights_)}
 
     def _restore(self, state: dict[str, NDArray[Any]]) -> None:
         super()._restore(state)
-        self.model_ = self._model(np.random.SeedSequence(0))
-        self.model_.set_weights([state[name] for name in sorted(state) if name.startswith("weights_")])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickling and copying: arrays in place of the Keras model."""
-        plain: dict[str, Any] = {**super().__getstate__()}
-        if plain.pop("model_", None) is not None:
-            plain["_weights"] = self.model_.get_weights()
-        return plain
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        weights = state.pop("_weights", None)
-        super().__setstate__(state)
-        if weights is not None:
-            self.model_ = self._model(np.random.SeedSequence(0))
-            self.model_.set_weights(weights)
+        names = [name for name in state if name.startswith("weights_")]
+        self.weights_ = [state[name] for name in sorted(names, key=lambda name: int(name.removeprefix("weights_")))]
 
     def _check_settings(self) -> None:
         self._check_input()
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1. Got {self.dropout!r} instead.")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1. Got {getattr(self, name)!r} instead.")
         for name in ("hidden", "batch_size", "epochs", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive. Got {getattr(self, name)!r} instead.")
+        for name in ("weight_decay", "mixup"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be at least 0. Got {getattr(self, name)!r} instead.")
+        if not isinstance(self.layers, Integral) or self.layers < 1:
+            raise ValueError(f"layers must be a whole number, at least 1. Got {self.layers!r} instead.")
 
-    def _training_maps(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Maps to be flattened stay maps, made float32 batch by batch; to be averaged, they are averaged once."""
-        if not is_map(X) or self.input != "flat":
-            rows, numbers = self._training_rows(X, y)
+    def _training_reader(self, X: Any, y: Any) -> tuple[Reader, NDArray[np.int64]]:
+        """A reader of ``X``, and ``y`` as numbers of classes; sets what fitting sets."""
+        lazy = is_lazy(X)
+        if not lazy and not (is_map(X) and self.input == "flat"):
+            rows, labels = self._training_rows(X, y)
             self.feature_shape_ = rows.shape[1:]
-            return rows, numbers
-        check_consistent_length(X, y)
-        some_pixel = X[:, 0, 0]
-        _, numbers = self._training_rows(some_pixel, y)
-        self.feature_shape_ = tuple(X.shape[1:])
+            return Reader(rows, "flat", False), labels
+        _, labels = self._training_rows(np.zeros((X.shape[0], 1), np.float32), y)  # the rows are looked at later
+        self.feature_shape_ = tuple(X.shape[1:] if self.input == "flat" else X.shape[-1:])
         self.n_features_in_ = int(np.prod(self.feature_shape_))
-        return X, numbers
+        return Reader(X, self.input, self._shrinks), labels
 
-    def _as_input(self, X: Any) -> NDArray[Any]:
-        if not is_map(X) or self.input != "flat":
+    def _reader(self, X: Any) -> Reader:
+        """A reader of rows or maps as in training, standardised."""
+        if is_lazy(X) or (is_map(X) and self.input == "flat"):
+            shape = tuple(X.shape[1:] if self.input == "flat" else X.shape[-1:])
+            if shape != self.feature_shape_:
+                raise ValueError(f"Rows must be {self.feature_shape_} as in training. Got {shape} instead.")
+            reader = Reader(X, self.input, self._shrinks)
+        else:
             rows = self._rows(X)
-            return rows.reshape(len(rows), *self.feature_shape_)
-        check_is_fitted(self)
-        if X.shape[1:] != self.feature_shape_:
-            raise ValueError(f"Maps must be {self.feature_shape_} as in training. Got {X.shape[1:]} instead.")
-        for start in range(0, len(X), PREDICT_ROWS):
-            if not np.isfinite(X[start : start + PREDICT_ROWS]).all():
-                raise ValueError("Input X contains NaN or infinity.")
-        maps: NDArray[Any] = X
-        return maps
+            reader = Reader(rows.reshape(len(rows), *self.feature_shape_), "flat", self._shrinks)
+        reader.mean, reader.scale = self.mean_, self.scale_
+        return reader
+
+    def _validation(self, validation_data: Any) -> Validation | None:
+        if validation_data is None:
+            return None
+        held_out, labels = validation_data
+        check_consistent_length(held_out, labels)
+        return Validation(self._reader(held_out), self._numbers(labels))
 
     def _numbers(self, labels: Any) -> NDArray[np.int64]:
         numbers: NDArray[np.int64] = np.searchsorted(self.classes_, labels)
@@ -184,18 +226,11 @@ class _KerasHead(Head):
             )
         return numbers
 
-    def _model(self, seeds: np.random.SeedSequence) -> Any:
-        keras = load_keras()
-        features = keras.Input(self.feature_shape_)
-        x = (features - self.mean_) * (1 / self.scale_)
-        if len(self.feature_shape_) == 3:
-            x = self._flatten(x)
-        return keras.Model(features, self._network(keras.layers, x, len(self.classes_), _Seeds(seeds)))
+    @property
+    def _shrinks(self) -> bool:
+        return False
 
-    def _flatten(self, x: Any) -> Any:
-        return load_keras().layers.Flatten()(x)
-
-    def _network(self, layers: Any, x: Any, n_classes: int, seeds: _Seeds) -> Any:
+    def _architecture(self) -> Architecture:
         raise NotImplementedError  # pragma: no cover - an abstract class
 
 
@@ -207,13 +242,20 @@ class BNMLPHead(_KerasHead):
 
     Args:
         input: what becomes of maps: ``flat`` (max-pooled 2 x 2, then flat), ``avg`` or ``max``.
-        hidden: width of the two hidden layers.
+        hidden: width of the hidden layers.
+        layers: how many hidden layers there are, at least 1.
+        batch_norm: whether batch norm follows each hidden layer.
         dropout: p.
         learning_rate: of Adam.
+        weight_decay: of AdamW (Loshchilov & Hutter 2019): each step takes ``learning_rate * weight_decay`` of every
+            kernel away; biases and batch norm are spared. 0 is Adam.
+        label_smoothing: share of each target that is spread over all classes (Szegedy et al. 2016), below 1.
+        mixup: alpha of the Beta distribution that mixup (Zhang et al. 2018) draws a share from, for each row, to mix
+            it, standardised, and its target with another of its batch. 0 is off.
         batch_size: rows a step.
         epochs: at most.
         patience: epochs without better validation figures before stopping.
-        random_state: seed of weights, dropout and order.
+        random_state: seed of weights, dropout, order, draws and mixing.
     """
 
     def __init__(
@@ -221,37 +263,41 @@ class BNMLPHead(_KerasHead):
         *,
         input: str = "avg",
         hidden: int = 512,
+        layers: int = 2,
+        batch_norm: bool = True,
         dropout: float = 0.5,
         learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
         batch_size: int = 64,
         epochs: int = 100,
         patience: int = 20,
         random_state: int | None = 0,
     ) -> None:
-        super().__init__(
-            input=input,
-            hidden=hidden,
-            dropout=dropout,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            epochs=epochs,
-            patience=patience,
-            random_state=random_state,
+        self.input = input
+        self.hidden = hidden
+        self.layers = layers
+        self.batch_norm = batch_norm
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.random_state = random_state
+
+    @property
+    def _shrinks(self) -> bool:
+        return len(self.feature_shape_) == 3 and min(self.feature_shape_[:2]) > 1
+
+    def _architecture(self) -> Architecture:
+        shape = pooled_shape(self.feature_shape_) if self._shrinks else self.feature_shape_
+        return Architecture(
+            int(np.prod(shape)), len(self.classes_), self.hidden, self.layers, bool(self.batch_norm), lesson=True
         )
-
-    def _flatten(self, x: Any) -> Any:
-        if min(x.shape[1:3]) > 1:
-            x = load_keras().layers.MaxPooling2D(2, padding="same")(x)  # "same": odd maps keep their last row
-        return super()._flatten(x)
-
-    def _network(self, layers: Any, x: Any, n_classes: int, seeds: _Seeds) -> Any:
-        p = self.dropout
-        for _ in range(2):
-            x = layers.Dropout(p / 2, seed=seeds.next())(x)
-            x = layers.Dense(self.hidden, activation="relu", kernel_initializer=seeds.initializer())(x)
-            x = layers.BatchNormalization(momentum=0.9)(x)  # small sets take few steps: follow them closely
-        x = layers.Dropout(p, seed=seeds.next())(x)
-        return layers.Dense(n_classes, activation="softmax", kernel_initializer=seeds.initializer())(x)
 
 
 class MLPHead(_KerasHead):
@@ -259,13 +305,19 @@ class MLPHead(_KerasHead):
 
     Args:
         input: what becomes of maps: ``flat``, ``avg`` or ``max``.
-        hidden: width of the hidden layer.
+        hidden: width of the hidden layers.
+        layers: how many hidden layers there are, at least 1.
         dropout: share of hidden units left out in training.
         learning_rate: of Adam.
+        weight_decay: of AdamW (Loshchilov & Hutter 2019): each step takes ``learning_rate * weight_decay`` of every
+            kernel away; biases and batch norm are spared. 0 is Adam.
+        label_smoothing: share of each target that is spread over all classes (Szegedy et al. 2016), below 1.
+        mixup: alpha of the Beta distribution that mixup (Zhang et al. 2018) draws a share from, for each row, to mix
+            it, standardised, and its target with another of its batch. 0 is off.
         batch_size: rows a step.
         epochs: at most.
         patience: epochs without better validation figures before stopping.
-        random_state: seed of weights, dropout and order.
+        random_state: seed of weights, dropout, order, draws and mixing.
     """
 
     def __init__(
@@ -273,116 +325,30 @@ class MLPHead(_KerasHead):
         *,
         input: str = "avg",
         hidden: int = 64,
+        layers: int = 1,
         dropout: float = 0.5,
         learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
         batch_size: int = 64,
         epochs: int = 50,
         patience: int = 8,
         random_state: int | None = 0,
     ) -> None:
-        super().__init__(
-            input=input,
-            hidden=hidden,
-            dropout=dropout,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            epochs=epochs,
-            patience=patience,
-            random_state=random_state,
-        )
+        self.input = input
+        self.hidden = hidden
+        self.layers = layers
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.random_state = random_state
 
-    def _network(self, layers: Any, x: Any, n_classes: int, seeds: _Seeds) -> Any:
-        x = layers.Dense(self.hidden, activation="relu", kernel_initializer=seeds.initializer())(x)
-        x = layers.Dropout(self.dropout, seed=seeds.next())(x)
-        return layers.Dense(n_classes, activation="softmax", kernel_initializer=seeds.initializer())(x)
-
-
-class _Seeds:
-    """A fresh seed for each layer, so that no global generator is touched."""
-
-    def __init__(self, seeds: np.random.SeedSequence) -> None:
-        self._seeds = iter(seeds.generate_state(64).tolist())
-
-    def next(self) -> int:
-        return int(next(self._seeds)) % 2**31
-
-    def initializer(self) -> Any:
-        return load_keras().initializers.GlorotUniform(seed=self.next())
-
-
-def _mean_and_scale(X: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation per column, or per channel of maps, summed in float64 over blocks of rows."""
-    width = X.shape[-1]
-    count, total, squares = 0, np.zeros(width), np.zeros(width)
-    for start in range(0, len(X), 256):
-        block = X[start : start + 256].reshape(-1, width).astype(np.float64)
-        count += len(block)
-        total += block.sum(axis=0)
-        squares += np.square(block).sum(axis=0)
-    if not np.isfinite(squares).all():
-        raise ValueError("Input X contains NaN or infinity.")
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    deviation[deviation < 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1  # a constant column carries nothing: leave it 0
-    return mean.astype(np.float32), deviation.astype(np.float32)
-
-
-def _batches(X: NDArray[Any], numbers: NDArray[np.int64], batch_size: int, rng: np.random.Generator | None) -> Any:
-    """Batches for Keras, in a new order each epoch if there is a generator. Float32 is made of one batch at a time."""
-
-    class Batches(load_keras().utils.PyDataset):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.on_epoch_end()
-
-        def __len__(self) -> int:
-            return -(-len(X) // batch_size) if rng is None else max(1, len(X) // batch_size)
-
-        def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            rows = self.order[index * batch_size : (index + 1) * batch_size]
-            return X[rows].astype(np.float32), numbers[rows]
-
-        def on_epoch_end(self) -> None:
-            self.order = np.arange(len(X)) if rng is None else rng.permutation(len(X))
-
-    return Batches()
-
-
-def _best_epoch_callback(patience: int) -> Any:
-    class BestEpoch(load_keras().callbacks.Callback):  # type: ignore[misc]
-        """Stops after ``patience`` epochs without a better one, and ends with the weights of the best."""
-
-        best, epoch, waited = (-1.0, 0.0), 0, 0
-        weights: Any = None
-
-        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-            now = logs["val_accuracy"], -logs["val_loss"]
-            if now > self.best:
-                self.best, self.epoch, self.waited, self.weights = now, epoch + 1, 0, self.model.get_weights()
-            else:
-                self.waited += 1
-                self.model.stop_training |= self.waited >= patience
-
-        def on_train_end(self, logs: Any = None) -> None:
-            if self.weights is not None:
-                self.model.set_weights(self.weights)
-
-    return BestEpoch()
-
-
-def _progress_callback(progress: Progress | None, epochs: int) -> Any:
-    class Progress(load_keras().callbacks.Callback):  # type: ignore[misc]
-        """Tells how far training is, and ends it when the loss is no longer a number."""
-
-        def on_train_begin(self, logs: Any = None) -> None:
-            self.tell(0)
-
-        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-            self.tell(epoch + 1)
-            self.model.stop_training |= not np.isfinite(logs["loss"])
-
-        def tell(self, done: int) -> None:
-            if progress is not None:
-                progress("training", done, epochs)
-
-    return Progress()
+    def _architecture(self) -> Architecture:
+        width = int(np.prod(self.feature_shape_))
+        return Architecture(width, len(self.classes_), self.hidden, self.layers, batch_norm=False, lesson=False)

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
-from featx.heads._base import Head, Progress
+from featx.heads._base import Head, Progress, is_lazy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +60,8 @@ class KNNHead(Head):
         if groups is not None:  # else the views of one picture would outvote all others
             first = np.sort(np.unique(groups, return_index=True)[1])
             X, y = X[first], np.asarray(y)[first]
+        if is_lazy(X):  # this head is its rows: they have to be in memory
+            X = X[:]
         X, self.labels_ = self._training_rows(X, y)
         self.rows_ = normalize(X).astype(np.float32)
         return self
