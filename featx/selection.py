@@ -224,6 +224,11 @@ def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
         return [float(v) for v in np.geomspace(low, high, count)]
     if not len(C):
         raise TrainingError("C needs one value at least")
+    try:
+        for value in C:
+            check_C(value)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     return [float(value) for value in C]
 
 

@@ -119,6 +119,11 @@ class Problems:
     rest: float = 0.0
     usable: Array | None = None
 
+    def penalties(self, which: NDArray[np.int64], W: Array) -> Array:
+        """``|W|^2 / 2``, ``(which,)``."""
+        half: Array = np.einsum("pkc,pkc->p", W, W * self.penalty[which][:, None], dtype=np.float64) / 2
+        return half
+
     def zeros(self) -> Array:
         """Where minimising begins, if nothing better is known."""
         return np.zeros((len(self.weights), self.n_outputs, self.penalty.shape[1]), self.weights.dtype)
@@ -193,7 +198,8 @@ def minimise(problems: Problems, C: float, start: Array, tol: float, max_iter: i
     """Minimise all problems at one ``C`` by L-BFGS (Liu & Nocedal 1989), preconditioned by the spectrum of ``Z' Z``.
 
     Each round evaluates one point a problem: the next one, or, where the last did not go down, one nearer. A problem
-    ends when its gap is below ``tol`` times its objective, or when rounding errors leave nothing to gain.
+    ends when its gap is below ``tol`` times its penalty (then coefficients are off by ``sqrt(tol)`` of their length at
+    most, and the objective by ``tol``), or when rounding errors leave nothing to gain.
     """
     which = np.arange(len(start))
     nothing = np.zeros(len(start))
@@ -207,7 +213,7 @@ def minimise(problems: Problems, C: float, start: Array, tol: float, max_iter: i
     fresh = np.ones(len(W), bool)
     for step in range(max_iter + 1):
         gap = problems.gap(which, G, inverse)
-        ended = (gap <= tol * np.abs(f)) | stuck | (step == max_iter)
+        ended = (gap <= tol * problems.penalties(which, W)) | stuck | (step == max_iter)
         if ended.any():
             at = which[ended]
             found.W[at], found.objective[at], found.gap[at], found.n_iter[at] = W[ended], f[ended], gap[ended], step
@@ -259,11 +265,13 @@ class _Memory:
             share = rho * _dot(s, q)
             q -= _by_problem(share, q) * y
             shares.append(share)
-        q = precondition(q)
-        if self.pairs:
+        if not self.pairs:
+            q = precondition(q)
+        else:
             _, y, rho = self.pairs[-1]
-            change = rho * _dot(y, precondition(y))
-            q *= _by_problem(np.divide(1, change, out=np.ones_like(change), where=change > 0), q)
+            q, y_conditioned = np.split(precondition(np.concatenate([q, y], axis=1)), 2, axis=1)  # one product for both
+            change = rho * _dot(y, y_conditioned)
+            q = q * _by_problem(np.divide(1, change, out=np.ones_like(change), where=change > 0), q)
         for (s, y, rho), share in zip(self.pairs, reversed(shares), strict=True):
             q += _by_problem(share - rho * _dot(y, q), q) * s
         return -q

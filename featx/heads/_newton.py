@@ -48,7 +48,7 @@ def newton(problems: Problems, C: float, start: Array, tol: float, max_iter: int
         objective, G, curvature = problems.evaluate(everyone, W, C)
         gap = problems.gap(everyone, G, problems.inverse_curvature(everyone, C, curvature))
         nothing_gained = objective >= last * (1 - 4 * np.finfo(W.dtype).eps)  # but rounding errors
-        if not waiting.any() or np.all((gap <= tol * objective) | nothing_gained):
+        if not waiting.any() or np.all((gap <= tol * problems.penalties(everyone, W)) | nothing_gained):
             break
         last = objective
     norm = np.sqrt(np.einsum("pkc,pkc->p", G, G, dtype=np.float64))

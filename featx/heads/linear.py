@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 C_RANGE = 1e-10, 1e6  # beyond, nothing changes any more
-TOLERANCE, LAZY_TOLERANCE = 1e-9, 1e-6  # of the objective; where each step reads a file, less must do
+TOLERANCE, LAZY_TOLERANCE = 1e-9, 1e-6  # see `solve_paths`; where each step reads a file, less must do
 
 
 class LinearHead(Head):

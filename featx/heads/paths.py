@@ -94,7 +94,8 @@ def solve_paths(
         loss: ``logistic`` (multinomial), ``squared_hinge`` or ``squared`` (one class against the rest).
         trainings: row numbers of each training set, such as those of the folds; all rows by default.
         weights: of each row in the loss and in mean and deviation, ``(n,)``; 1 by default.
-        tol: a solution counts as found when its gap is certified to be below this share of its objective.
+        tol: a solution counts as found when its gap is certified to be below this share of its penalty: then the
+            coefficients are off by ``sqrt(tol)`` of their length at most, and the objective by ``tol``.
         max_iter: evaluations for each value of C.
         progress: called with the solutions found and how many there are.
 
