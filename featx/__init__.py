@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featx.heads import make_head as make_head
     from featx.images import list_dataset as list_dataset
     from featx.recipe import Recipe as Recipe
+    from featx.sweeping import sweep as sweep
     from featx.transformer import FeatureExtractor as FeatureExtractor
 
 _PLACES = {
@@ -55,6 +56,7 @@ _PLACES = {
     "list_layers": "backbones",
     "load_features": "cache",
     "make_head": "heads",
+    "sweep": "sweeping",
 }
 __all__ = [*_PLACES, "__version__"]
 

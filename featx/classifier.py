@@ -347,7 +347,7 @@ def fit(
     started = time.perf_counter()
     features = features if isinstance(features, Features) else load_features(features)
     model = _unfitted(head, {"random_state": random_state}, params)
-    split = _training_split(features, validation, random_state)
+    split = training_split(features, validation, random_state)
     train, held_out, y = split.train, split.validation, features.y
     refit = bool(len(held_out)) and split.drawn
     try:
@@ -418,7 +418,7 @@ def _accuracy(probabilities: NDArray[np.float32], y: NDArray[np.int32]) -> float
     return float(np.mean(np.argmax(probabilities, axis=1) == y))
 
 
-def _training_split(features: Features, validation: float, random_state: int) -> Split:
+def training_split(features: Features, validation: float, random_state: int) -> Split:
     split = split_rows(features.ids, features.y, features.splits, validation=validation, random_state=random_state)
     if len(features.class_names) < 2:
         only = features.class_names[0] if features.class_names else "none"
