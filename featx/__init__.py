@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from featx.heads import make_head as make_head
     from featx.images import list_dataset as list_dataset
     from featx.recipe import Recipe as Recipe
+    from featx.selection import cross_validate as cross_validate
+    from featx.selection import few_shot as few_shot
+    from featx.sweeping import sweep as sweep
     from featx.transformer import FeatureExtractor as FeatureExtractor
 
 _PLACES = {
@@ -49,12 +52,15 @@ _PLACES = {
     "SVMHead": "heads",
     "Views": "augmentation",
     "build_trunk": "backbones",
+    "cross_validate": "selection",
     "extract": "extraction",
+    "few_shot": "selection",
     "fit": "classifier",
     "list_dataset": "images",
     "list_layers": "backbones",
     "load_features": "cache",
     "make_head": "heads",
+    "sweep": "sweeping",
 }
 __all__ = [*_PLACES, "__version__"]
 

@@ -11,6 +11,7 @@
      |    +-- SpecMismatchError features made by another spec than the one asked for
      +-- ExtractionError        the trunk gave values that cannot be stored, or no picture could be read
      +-- TrainingError          rows, labels or settings on which no head can be trained
+     +-- SweepError             a sweep's storage that cannot be used or is another sweep's, or workers that were killed
      +-- ModelError             a classifier folder that is incomplete, altered or not trustworthy
 
 Messages are one line: what happened, what was expected, what to do. Only the command line turns them into an exit code.
@@ -59,6 +60,10 @@ class ExtractionError(FeatxError):
 
 class TrainingError(FeatxError):
     """Rows, labels or settings on which no head can be trained."""
+
+
+class SweepError(FeatxError):
+    """A sweep's storage that cannot be used or is another sweep's, or workers that were killed."""
 
 
 class ModelError(FeatxError):

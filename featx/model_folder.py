@@ -47,7 +47,7 @@ def write_folder(
     Raises:
         ModelError: the folder is something else, or cannot be written.
     """
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     content = content_id(file.getvalue())
@@ -126,7 +126,7 @@ def _is_own(path: Path) -> bool:
     return bool(OWN_FILES.fullmatch(path.name) or UNFINISHED.fullmatch(path.name))
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """Save into a new or empty folder, into a classifier's, or into what a killed process has left of one."""
     if not folder.exists():
         return

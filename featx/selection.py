@@ -214,6 +214,18 @@ def parse_C(text: str) -> list[float]:
     return values
 
 
+def parse_shots(text: str) -> list[int | None]:
+    """``1,2,5,all``: numbers of pictures a class, None for all.
+
+    Raises:
+        TrainingError: anything else.
+    """
+    try:
+        return [None if part.strip() == "all" else int(part) for part in text.split(",")]
+    except ValueError:
+        raise TrainingError(f"--shots takes numbers and `all`, such as 1,2,5,10,20,all, got {text!r}") from None
+
+
 def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
     if not isinstance(model, LinearHead):
         if C is not None:

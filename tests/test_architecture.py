@@ -14,7 +14,7 @@ import pytest
 import featx
 
 PACKAGE = Path(featx.__file__).parent
-HEAVY = ("tensorflow", "keras", "sklearn", "jax", "torch")
+HEAVY = ("tensorflow", "keras", "sklearn", "jax", "torch", "optuna", "sqlalchemy", "matplotlib")
 FLOOR = ("errors", "_files", "_keras")  # which everyone may import
 # Each room and the other rooms it may import.
 ARROWS: dict[str, set[str]] = {
@@ -43,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
         "evaluation",
         "model_folder",
     },
+    "sweeping": {"cache", "classifier", "heads", "training"},
     "demo": {"cache", "classifier", "extraction"},
 }
 
@@ -90,8 +91,8 @@ def test_importing_is_light(words: list[str] | None, tmp_path: Path) -> None:
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
         "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
-        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk", "extract",
-        "fit", "list_dataset", "list_layers", "load_features", "make_head",
+        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk",
+        "cross_validate", "extract", "few_shot", "fit", "list_dataset", "list_layers", "load_features", "make_head", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -104,7 +105,7 @@ def test_readme_names_every_command_and_head() -> None:
 
     readme = (PACKAGE.parent / "README.md").read_text()
     commands = {c.callback.__name__ for c in app.registered_commands if c.callback}
-    assert commands == {"extract", "fit", "evaluate", "predict", "doctor", "backbones", "demo"}
+    assert commands == {"extract", "fit", "evaluate", "predict", "doctor", "backbones", "demo", "cv", "sweep"}
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name
     for head in HEADS:

@@ -152,6 +152,13 @@ FIELDS: dict[str, dict[str, type]] = {
         "validation_accuracy": float,
         "seconds": float,
     },
+    "sweep {features} --head mlp --trials 1 --epochs 1": {
+        "best": dict,
+        "trials": list,
+        "seconds": float,
+        "model": str,
+        "storage": str,
+    },
     "evaluate {model}": {
         "accuracy": float,
         "ci95": list,
@@ -198,6 +205,18 @@ ROWS: dict[str, tuple[str, dict[str, type]]] = {
         {"path": str, "label": str, "probability": float, "probabilities": dict},
     ),
     "predict {model} {data}/test {bad}": ("quarantined", {"path": str, "reason": str}),
+    "sweep {features} --head mlp --trials 1 --epochs 1": (
+        "trials",
+        {
+            "number": int,
+            "state": str,
+            "params": dict,
+            "mean_accuracy": float,
+            "std_accuracy": float,
+            "seconds": float,
+            "epochs": int,
+        },
+    ),
     "backbones": (
         "backbones",
         {
@@ -805,6 +824,12 @@ def test_prune_removes_what_a_newer_file_holds(make_dataset: Callable[..., Path]
 SAID: dict[str, list[str]] = {
     f"extract {EXTRACT}": ["33 listed = 32 rows + 1 quarantined", "0 computed, 32 reused", "32 x 4 x 4 x 8 float16"],
     "fit {features} --head ridge": ["ridge: ", "on 4 validation rows", "on 24 training rows", "models/"],
+    "sweep {features} --head mlp --trials 1 --epochs 1": [
+        "trial  accuracy",
+        "1 trials (1 complete) in sweeps/",
+        "they flatter it",
+        "-mlp-sweep",
+    ],
     "evaluate {model}": ["accuracy ", "(95 % interval ", "8 test rows, log loss ", "precision  recall", "support"],
     "predict {model} {data}/test": ["050.png\tlying\t", "050.png\tstanding\t"],
     "backbones": ["smallest", "vgg16", "14714688", "14 x 14 x 512", "caffe", "block5_conv3"],

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import featx.cli.selection  # noqa: F401 - registers its commands
 from featx import __version__
 from featx.cli.cache import app as cache_app
 from featx.cli.commands import app

@@ -119,6 +119,13 @@ def fit(
     batch_size: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: rows a step.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: at most.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: epochs to wait for a better one.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="bn-mlp, mlp: alpha of mixing rows; 0 is off.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="bn-mlp, mlp: of AdamW.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="bn-mlp, mlp: share spread over all classes.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="bn-mlp, mlp: hidden layers.")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Choose a temperature by the validation rows.")
+    ] = False,
     validation: Annotated[float, typer.Option(help="Share to hold out if the data set does not say.")] = 0.2,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: models/FEATURES-HEAD.")] = None,
     seed: Seed = 0,
@@ -130,6 +137,7 @@ def fit(
     """
     given = {"input": input, "C": C, "n_neighbors": n_neighbors, "hidden": hidden, "dropout": dropout}
     given |= {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "patience": patience}
+    given |= {"mixup": mixup, "weight_decay": weight_decay, "label_smoothing": label_smoothing, "layers": layers}
     params: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     from featx.cache import CacheFolder
     from featx.classifier import fit
@@ -139,7 +147,9 @@ def fit(
     if features is None:
         features = CacheFolder(cache_dir).newest()
         note(f"using {features}, the newest feature file")
-    classifier = fit(features, head, validation=validation, random_state=seed, progress=progress, **params)
+    classifier = fit(
+        features, head, validation=validation, random_state=seed, calibrate=calibrate, progress=progress, **params
+    )
     folder = out or Path("models") / f"{features.stem}-{head}"
     if folder.exists():
         note(f"{folder} is replaced")
@@ -185,7 +195,8 @@ def evaluate(
     return Report(
         asdict(found),
         f"accuracy {_percent(found.accuracy)} (95 % interval {_percent(low)} to {_percent(high)}) on {found.rows} "
-        f"{found.split} rows, log loss {found.log_loss:.4f}; {found.quarantined} pictures of the data set are "
+        f"{found.split} rows, log loss {found.log_loss:.4f}, calibration error {found.calibration_error:.3f}; "
+        f"{found.quarantined} pictures of the data set are "
         f"quarantined\n\n{classes}\n\n{matrix}",
     )
 
@@ -331,7 +342,8 @@ def _require_options_of(head: str, params: dict[str, Any]) -> None:
     known = HEADS[head]._get_param_names() if head in HEADS else list(params)
     options = {"C": "--C", "n_neighbors": "--neighbors", "input": "--input", "hidden": "--hidden", "epochs": "--epochs"}
     options |= {"dropout": "--dropout", "learning_rate": "--learning-rate", "batch_size": "--batch-size"}
-    options |= {"patience": "--patience"}
+    options |= {"patience": "--patience", "mixup": "--mixup", "weight_decay": "--weight-decay"}
+    options |= {"label_smoothing": "--label-smoothing", "layers": "--layers"}
     for name in set(params) - set(known):
         its = ", ".join(option for parameter, option in options.items() if parameter in known)
         raise TrainingError(f"{options[name]} does not go with --head {head}, which takes {its}")
