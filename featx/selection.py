@@ -93,7 +93,7 @@ def cross_validate(
         head: a name or an unfitted head.
         C: for ``logreg``, ``svm`` and ``ridge``; by default a range that suits the head.
         folds: how many; each picture is held out once.
-        rule: ``best`` mean accuracy (among equals, the strongest penalty), or ``one-se``: the strongest penalty whose
+        rule: ``best`` mean accuracy (among equals, the lowest log loss), or ``one-se``: the strongest penalty whose
             mean is within one standard error of the best (Breiman et al. 1984).
         random_state: seed of the folds and of the head.
         calibrate: choose a temperature by the held-out probabilities.
@@ -325,9 +325,9 @@ def _measured(
 
 
 def _chosen(trials: list[Trial], rule: str, folds: int) -> int:
-    """Number of the trial chosen by the rule; among equals the strongest penalty."""
+    """Number of the trial chosen by the rule; among equals by log loss, then the one of the strongest penalty."""
     order = sorted(range(len(trials)), key=lambda i: trials[i].params.get("C", 0.0))
-    best = max(order, key=lambda i: trials[i].mean_accuracy)  # the first of equals
+    best = max(order, key=lambda i: (trials[i].mean_accuracy, -trials[i].mean_log_loss))  # the first of equals
     if rule == "best":
         return best
     floor = trials[best].mean_accuracy - trials[best].std_accuracy / math.sqrt(folds)

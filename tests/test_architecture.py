@@ -92,7 +92,8 @@ def test_public_names() -> None:
     assert sorted(featx.__all__) == [
         "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
         "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk",
-        "cross_validate", "extract", "few_shot", "fit", "list_dataset", "list_layers", "load_features", "make_head", "sweep",
+        "cross_validate", "extract", "few_shot", "fit", "list_dataset", "list_layers", "load_features", "make_head",
+        "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

@@ -152,6 +152,15 @@ FIELDS: dict[str, dict[str, type]] = {
         "validation_accuracy": float,
         "seconds": float,
     },
+    "cv {features} --head ridge --folds 3 --C 1e-3:1:3": {
+        "best": dict,
+        "trials": list,
+        "seconds": float,
+        "model": str,
+        "folds": int,
+        "train_rows": int,
+    },
+    "cv {features} --shots 1,all --repeats 2": {"head": str, "repeats": int, "shots": list},
     "sweep {features} --head mlp --trials 1 --epochs 1": {
         "best": dict,
         "trials": list,
@@ -205,6 +214,14 @@ ROWS: dict[str, tuple[str, dict[str, type]]] = {
         {"path": str, "label": str, "probability": float, "probabilities": dict},
     ),
     "predict {model} {data}/test {bad}": ("quarantined", {"path": str, "reason": str}),
+    "cv {features} --head ridge --folds 3 --C 1e-3:1:3": (
+        "trials",
+        {"params": dict, "mean_accuracy": float, "std_accuracy": float, "mean_log_loss": float},
+    ),
+    "cv {features} --shots 1,all --repeats 2": (
+        "shots",
+        {"shots": (int, type(None)), "rows": float, "mean_accuracy": float, "ci95": list, "accuracies": list},
+    ),
     "sweep {features} --head mlp --trials 1 --epochs 1": (
         "trials",
         {
@@ -824,6 +841,8 @@ def test_prune_removes_what_a_newer_file_holds(make_dataset: Callable[..., Path]
 SAID: dict[str, list[str]] = {
     f"extract {EXTRACT}": ["33 listed = 32 rows + 1 quarantined", "0 computed, 32 reused", "32 x 4 x 4 x 8 float16"],
     "fit {features} --head ridge": ["ridge: ", "on 4 validation rows", "on 24 training rows", "models/"],
+    "cv {features} --head ridge --folds 3 --C 1e-3:1:3": ["accuracy  deviation", "chosen", "ridge: ", "-ridge-cv"],
+    "cv {features} --shots 1,all --repeats 2": ["pictures a class", "all ", "logreg, 2 draws"],
     "sweep {features} --head mlp --trials 1 --epochs 1": [
         "trial  accuracy",
         "1 trials (1 complete) in sweeps/",

@@ -184,6 +184,7 @@ def test_one_standard_error_prefers_the_strongest_penalty() -> None:
     accuracies = [0.70, 0.86, 0.90, 0.90, 0.88]
     trials = [Trial({"C": 10.0**i}, accuracy, 0.1, 1.0) for i, accuracy in enumerate(accuracies)]
     assert _chosen(trials, "best", 5) == 2
+    assert _chosen([*trials, Trial({"C": 1e9}, 0.90, 0.1, 0.9)], "best", 5) == 5
     assert _chosen(trials, "one-se", 5) == 1  # 0.9 - 0.1 / sqrt(5) = 0.855
     assert _chosen(trials[::-1], "best", 5) == 2
     assert _chosen(trials[::-1], "one-se", 5) == 3

@@ -9,13 +9,13 @@ from scipy.special import expit, softmax
 from sklearn.utils.validation import check_consistent_length
 
 from featx.heads._base import Head, LazyRows, Progress, group_weights, is_lazy, is_map, require_finite
-from featx.heads.paths import solve_paths
+from featx.heads.paths import SMALL, solve_paths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 C_RANGE = 1e-10, 1e6  # beyond, nothing changes any more
-TOLERANCE, LAZY_TOLERANCE = 1e-9, 1e-6  # see `solve_paths`; where each step reads a file, less must do
+TOLERANCE, LARGE_TOLERANCE = 1e-9, 1e-5  # see `solve_paths`: where steps take long, less must do
 
 
 class LinearHead(Head):
@@ -55,7 +55,7 @@ class LinearHead(Head):
             [self.C],
             self.loss,
             weights=None if groups is None else group_weights(groups),
-            tol=LAZY_TOLERANCE if is_lazy(rows) else TOLERANCE,
+            tol=TOLERANCE if not is_lazy(rows) and rows.size <= SMALL else LARGE_TOLERANCE,
             max_iter=self.max_iter,
         )
         self.coef_, self.intercept_, self.mean_ = path.coef[0], path.intercept[0].astype(np.float64), path.mean

@@ -7,7 +7,7 @@ Exact, up to a certified gap: the objective reached is at most ``tol`` above its
   Tibshirani 2004, "Efficient quadratic regularization for expression arrays").
 - Otherwise all folds share one ``Z``. A fold's own standardisation is a rescaling of the penalty, so the folds differ
   only in small things, and one matrix product serves them all.
-- One decomposition of the Gram matrix serves as preconditioner for all values of C.
+- The directions of largest variance, sketched once, precondition all values of C and all folds.
 - The path goes from strong to weak penalties, and each solution is extrapolated to the next.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from featx.heads._minimise import Minimum, Problems, logistic, minimise, squared, squared_hinge
 from featx.heads._newton import newton
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 LOSSES: dict[str, Loss] = {"logistic": logistic, "squared_hinge": squared_hinge, "squared": squared}
 TWIN_ROWS = 3000  # beyond, decomposing the Gram matrix of rows costs more than it saves
-GRAM_COLUMNS = 4096  # beyond, the Gram matrix of columns is only sketched
-SKETCH = 128  # directions of that sketch
-SMALL = 2**22  # values of Z, up to which float64 costs nothing
+NEWTON_COLUMNS = 4096  # beyond, finite Newton steps cost too much
+SKETCH = 64  # directions of largest variance that the preconditioner knows: 32 took a fifth more steps, 400 as many
+SMALL = 2**20  # values of Z, up to which float64 costs nothing
 BLOCK_BYTES = 32 * 2**20  # of X that are converted at a time
 MEMORY_BYTES = 2**30  # of standardised X that are kept; more is made anew, block by block, whenever it is needed
 
@@ -81,7 +82,7 @@ def solve_paths(
     *,
     trainings: Sequence[NDArray[np.int64]] | None = None,
     weights: NDArray[Any] | None = None,
-    tol: float = 1e-5,
+    tol: float | None = None,
     max_iter: int = 1000,
     progress: Progress | None = None,
 ) -> Iterator[Path]:
@@ -95,7 +96,8 @@ def solve_paths(
         trainings: row numbers of each training set, such as those of the folds; all rows by default.
         weights: of each row in the loss and in mean and deviation, ``(n,)``; 1 by default.
         tol: a solution counts as found when its gap is certified to be below this share of its penalty: then the
-            coefficients are off by ``sqrt(tol)`` of their length at most, and the objective by ``tol``.
+            coefficients are off by ``sqrt(tol)`` of their length at most, and the objective by ``tol``. By default 1e-9
+            for small problems, which are solved in float64, and 1e-4 for others.
         max_iter: evaluations for each value of C.
         progress: called with the solutions found and how many there are.
 
@@ -105,6 +107,8 @@ def solve_paths(
     y = np.asarray(y, np.int64)
     sets = [np.arange(len(y))] if trainings is None else list(trainings)
     rows = max(len(rows) for rows in sets)
+    if tol is None:
+        tol = 1e-9 if len(y) * X.shape[1] <= SMALL else 1e-4
     task = _Task(X, y, np.asarray(C, float), LOSSES[loss], sets, _weights(weights, len(y)), tol, max_iter, progress)
     yield from (_twins if 1 < rows < min(X.shape[1], TWIN_ROWS) else _together)(task)
 
@@ -129,7 +133,7 @@ class _Task:
 
     @property
     def solver(self) -> Callable[..., Minimum]:
-        wide = min(self.X.shape[1], len(self.y)) > GRAM_COLUMNS
+        wide = min(self.X.shape[1], len(self.y)) > NEWTON_COLUMNS
         return newton if self.loss is squared_hinge and not wide else minimise
 
     def dtype(self, columns: int) -> Any:
@@ -182,14 +186,11 @@ def _twins(task: _Task) -> Iterator[Path]:
     dtype = task.dtype(max(len(rows) for rows in task.sets))
     grams, means, scales = _grams(X, task, dtype)
     for of, rows in enumerate(task.sets):
-        eigenvalues, U = np.linalg.eigh(grams[of])
-        keep = eigenvalues > max(eigenvalues[-1], 0) * max(10 * np.finfo(dtype).eps, len(rows) * np.finfo(float).eps)
-        singular, U = np.sqrt(eigenvalues[keep]), U[:, keep]
-        Z = np.column_stack([U * singular, np.ones(len(rows))]).astype(dtype)
-        minima = task.solve(_twin_problem(Z, task, rows, eigenvalues[keep]))
+        Z, to_rows = _root(grams[of], dtype)
+        minima = task.solve(_twin_problem(Z, task, rows, dtype))
         W = np.stack([m.W[0] for m in minima])
         dual = np.zeros((W.shape[0] * W.shape[1], len(X)), dtype)
-        dual[:, rows] = (W[..., :-1].reshape(len(dual), -1) / singular) @ U.T
+        dual[:, rows] = to_rows(W[..., :-1].reshape(len(dual), -1).astype(np.float64))
         coef = np.empty((len(dual), X.shape[1]), dtype)
         for columns in _column_blocks(X):
             np.matmul(dual, X[:, columns].astype(dtype, copy=False), out=coef[:, columns])
@@ -198,15 +199,36 @@ def _twins(task: _Task) -> Iterator[Path]:
         yield _path(task, minima, 0, coef.reshape(*W.shape[:2], -1), W[..., -1], means[of])
 
 
-def _twin_problem(Z: Array, task: _Task, rows: NDArray[np.int64], eigenvalues: Array) -> Problems:
+def _root(gram: Array, dtype: Any) -> tuple[Array, Callable[[Array], Array]]:
+    """``Z`` with ``Z Z' = gram``, and what turns coefficients for it, ``(n, columns)``, into weights of the rows."""
+    smallest = max(10 * np.finfo(dtype).eps, len(gram) * np.finfo(float).eps)
+    try:
+        Z = np.linalg.cholesky(gram)
+        if np.diag(Z).min() ** 2 > smallest * np.diag(gram).max():
+            return Z, lambda W: solve_triangular(Z, W.T, lower=True, trans="T", check_finite=False).T
+    except np.linalg.LinAlgError:
+        pass  # rows that are repeated, or combinations of others
+    eigenvalues, U = np.linalg.eigh(gram)
+    keep = eigenvalues > max(eigenvalues[-1], 0) * smallest
+    singular = np.sqrt(eigenvalues[keep])
+    return U[:, keep] * singular, lambda W: (W / singular) @ U[:, keep].T
+
+
+def _twin_problem(root: Array, task: _Task, rows: NDArray[np.int64], dtype: Any) -> Problems:
+    Z = np.column_stack([root, np.ones(len(rows))]).astype(dtype)
+    spectrum, basis, rest = _spectrum(
+        lambda: iter([(slice(None), Z)]), root.shape[1], float(np.square(root).sum()), dtype
+    )
     return Problems(
         blocks=lambda: iter([(slice(None), Z)]),
         y=task.y[rows],
         n_outputs=task.n_outputs,
         loss=task.loss,
         weights=task.weights[None, rows].astype(Z.dtype),
-        penalty=np.r_[np.ones(len(eigenvalues)), 0][None].astype(Z.dtype),
-        spectrum=eigenvalues[None],
+        penalty=np.r_[np.ones(root.shape[1]), 0][None].astype(dtype),
+        spectrum=spectrum[None],
+        basis=basis,
+        rest=rest,
     )
 
 
@@ -253,7 +275,7 @@ def _together(task: _Task) -> Iterator[Path]:
     mean, scale = _moments(task.X, np.vstack([everything, shares]), dtype)
     mean, reference, own = mean[0], np.where(scale[0] > 0, scale[0], 1), scale[1:]
     blocks = _blocks_of(task.X, mean, reference, dtype)
-    spectrum, basis, rest = _spectrum(blocks, d, len(task.y), dtype)
+    spectrum, basis, rest = _spectrum(blocks, d, float(len(task.y) * d), dtype)
     share = weights.sum(axis=1, keepdims=True) / len(task.y)
     usable = (own > 0) | (scale[0] == 0)
     problems = Problems(
@@ -310,26 +332,24 @@ def _blocks_of(X: Any, mean: Array, scale: Array, dtype: Any) -> Callable[[], It
 
 
 def _spectrum(
-    blocks: Callable[[], Iterator[tuple[slice, Array]]], d: int, n: int, dtype: Any
+    blocks: Callable[[], Iterator[tuple[slice, Array]]], d: int, trace: float, dtype: Any
 ) -> tuple[Array, Array, float]:
-    """Eigenvalues and vectors of ``Z' Z``: all, or the largest and the mean of the others."""
-    if d <= GRAM_COLUMNS:
+    """Eigenvalues and vectors of ``Z' Z``: all if they are few, else the largest, and the mean of the others.
+
+    By subspace iteration from random directions (Halko, Martinsson & Tropp 2011, "Finding structure with randomness").
+    """
+    if d <= 2 * SKETCH:
         gram = np.zeros((d, d))
         for _, Z in blocks():
-            part = Z[:, :-1]
-            gram += part.T @ part
+            gram += Z[:, :-1].T @ Z[:, :-1]
         eigenvalues, basis = np.linalg.eigh(gram)
         return np.maximum(eigenvalues, 0), basis.astype(dtype), 0.0
-    # Halko, Martinsson & Tropp 2011, "Finding structure with randomness": subspace iteration
     basis = np.random.default_rng(0).normal(size=(d, SKETCH)).astype(dtype)
-    eigenvalues = np.ones(SKETCH)
     for _ in range(3):
         basis, _ = np.linalg.qr(basis)
         product = np.zeros_like(basis)
         for _, Z in blocks():
             product += Z[:, :-1].T @ (Z[:, :-1] @ basis)
         eigenvalues, turn = np.linalg.eigh((basis.T @ product).astype(np.float64))
-        basis, product = basis @ turn.astype(dtype), product
-        basis, rotated = product, basis
-    trace = float(n * d)  # of standardised columns
-    return np.maximum(eigenvalues, 0), rotated, max(trace - float(eigenvalues.sum()), 0) / (d - SKETCH)
+        directions, basis = basis @ turn.astype(dtype), product
+    return np.maximum(eigenvalues, 0), directions, max(trace - float(eigenvalues.sum()), 0) / (d - SKETCH)
