@@ -13,6 +13,7 @@ Exact, up to a certified gap: the objective reached is at most ``tol`` above its
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 LOSSES: dict[str, Loss] = {"logistic": logistic, "squared_hinge": squared_hinge, "squared": squared}
 TWIN_ROWS = 3000  # beyond, decomposing the Gram matrix of rows costs more than it saves
-NEWTON_COLUMNS = 4096  # beyond, finite Newton steps cost too much
+GRAM_COLUMNS = 4096  # beyond, finite Newton steps and whole decompositions cost too much
 SKETCH = 64  # directions of largest variance that the preconditioner knows: 32 took a fifth more steps, 400 as many
 SMALL = 2**20  # values of Z, up to which float64 costs nothing
 BLOCK_BYTES = 32 * 2**20  # of X that are converted at a time
@@ -133,7 +134,7 @@ class _Task:
 
     @property
     def solver(self) -> Callable[..., Minimum]:
-        wide = min(self.X.shape[1], len(self.y)) > NEWTON_COLUMNS
+        wide = min(self.X.shape[1], len(self.y)) > GRAM_COLUMNS
         return newton if self.loss is squared_hinge and not wide else minimise
 
     def dtype(self, columns: int) -> Any:
@@ -186,7 +187,7 @@ def _twins(task: _Task) -> Iterator[Path]:
     dtype = task.dtype(max(len(rows) for rows in task.sets))
     grams, means, scales = _grams(X, task, dtype)
     for of, rows in enumerate(task.sets):
-        Z, to_rows = _root(grams[of], dtype)
+        Z, to_rows = _root(grams[of], dtype, diagonal=task.loss is squared)
         minima = task.solve(_twin_problem(Z, task, rows, dtype))
         W = np.stack([m.W[0] for m in minima])
         dual = np.zeros((W.shape[0] * W.shape[1], len(X)), dtype)
@@ -199,15 +200,16 @@ def _twins(task: _Task) -> Iterator[Path]:
         yield _path(task, minima, 0, coef.reshape(*W.shape[:2], -1), W[..., -1], means[of])
 
 
-def _root(gram: Array, dtype: Any) -> tuple[Array, Callable[[Array], Array]]:
+def _root(gram: Array, dtype: Any, diagonal: bool) -> tuple[Array, Callable[[Array], Array]]:
     """``Z`` with ``Z Z' = gram``, and what turns coefficients for it, ``(n, columns)``, into weights of the rows."""
+    # With ``Z' Z`` diagonal a parabola is at its minimum in one step; other losses do not repay the decomposition
     smallest = max(10 * np.finfo(dtype).eps, len(gram) * np.finfo(float).eps)
-    try:
-        Z = np.linalg.cholesky(gram)
+    with contextlib.suppress(np.linalg.LinAlgError):  # of rows that are repeated, or combinations of others
+        # Rows about their mean are dependent. A constant column more makes them independent, and changes nothing: the
+        # intercept, which has no penalty, leaves nothing to it
+        Z = np.linalg.cholesky(gram + gram.trace() / len(gram) ** 2) if not diagonal else np.zeros((1, 1))
         if np.diag(Z).min() ** 2 > smallest * np.diag(gram).max():
             return Z, lambda W: solve_triangular(Z, W.T, lower=True, trans="T", check_finite=False).T
-    except np.linalg.LinAlgError:
-        pass  # rows that are repeated, or combinations of others
     eigenvalues, U = np.linalg.eigh(gram)
     keep = eigenvalues > max(eigenvalues[-1], 0) * smallest
     singular = np.sqrt(eigenvalues[keep])
@@ -216,9 +218,11 @@ def _root(gram: Array, dtype: Any) -> tuple[Array, Callable[[Array], Array]]:
 
 def _twin_problem(root: Array, task: _Task, rows: NDArray[np.int64], dtype: Any) -> Problems:
     Z = np.column_stack([root, np.ones(len(rows))]).astype(dtype)
-    spectrum, basis, rest = _spectrum(
-        lambda: iter([(slice(None), Z)]), root.shape[1], float(np.square(root).sum()), dtype
-    )
+    columns = np.square(root).sum(axis=0)
+    basis: Array | None = None
+    spectrum, rest = columns, 0.0  # of a parabola's diagonal ``Z' Z``
+    if task.loss is not squared:
+        spectrum, basis, rest = _spectrum(lambda: iter([(slice(None), Z)]), len(columns), float(columns.sum()), dtype)
     return Problems(
         blocks=lambda: iter([(slice(None), Z)]),
         y=task.y[rows],
@@ -275,7 +279,8 @@ def _together(task: _Task) -> Iterator[Path]:
     mean, scale = _moments(task.X, np.vstack([everything, shares]), dtype)
     mean, reference, own = mean[0], np.where(scale[0] > 0, scale[0], 1), scale[1:]
     blocks = _blocks_of(task.X, mean, reference, dtype)
-    spectrum, basis, rest = _spectrum(blocks, d, float(len(task.y) * d), dtype)
+    whole = task.loss is squared and d <= GRAM_COLUMNS
+    spectrum, basis, rest = _spectrum(blocks, d, float(len(task.y) * d), dtype, whole)
     share = weights.sum(axis=1, keepdims=True) / len(task.y)
     usable = (own > 0) | (scale[0] == 0)
     problems = Problems(
@@ -332,13 +337,13 @@ def _blocks_of(X: Any, mean: Array, scale: Array, dtype: Any) -> Callable[[], It
 
 
 def _spectrum(
-    blocks: Callable[[], Iterator[tuple[slice, Array]]], d: int, trace: float, dtype: Any
+    blocks: Callable[[], Iterator[tuple[slice, Array]]], d: int, trace: float, dtype: Any, whole: bool = False
 ) -> tuple[Array, Array, float]:
-    """Eigenvalues and vectors of ``Z' Z``: all if they are few, else the largest, and the mean of the others.
+    """Eigenvalues and vectors of ``Z' Z``: all if asked for or if they are few, else the largest; the others' mean.
 
     By subspace iteration from random directions (Halko, Martinsson & Tropp 2011, "Finding structure with randomness").
     """
-    if d <= 2 * SKETCH:
+    if whole or d <= 2 * SKETCH:
         gram = np.zeros((d, d))
         for _, Z in blocks():
             gram += Z[:, :-1].T @ Z[:, :-1]
