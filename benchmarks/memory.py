@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory [--rows 65536] [--folder FOLDER]
 
-Makes a file of float16 maps of 7 x 7 x 1280 (65,536 rows: 8.2 GB), sorted by class, and fits heads on it from the command
-line, each in a process of its own. The file is removed afterwards.
+Makes a file of float16 maps of 7 x 7 x 1280 (65,536 rows: 8.2 GB), sorted by class, and fits heads on it from the
+command line, each in a process of its own. The file is removed afterwards.
 """
 
 from __future__ import annotations

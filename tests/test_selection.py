@@ -308,3 +308,25 @@ def test_rows_that_are_not_numbers_are_named(tmp_path: Path) -> None:
     for work in (fit, cross_validate, few_shot):
         with pytest.raises(Exception, match=r"bad.h5: row 17 \(017.png\) holds NaN or infinity"):
             work(tmp_path / "bad.h5", "logreg")
+
+
+@pytest.mark.parametrize("input", ["avg", "flat"])
+@pytest.mark.parametrize("name", ["logreg", "svm", "ridge", "knn", "bn-mlp"])
+def test_what_does_not_fit_into_memory_is_read_from_the_file(
+    name: str, input: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = _file(tmp_path / "f.h5", n=90, views=2)
+    quick = {"epochs": 8, "hidden": 16, "batch_size": 16} if name == "bn-mlp" else {}
+    inside = fit(features, name, input=input, **quick)
+    monkeypatch.setattr("featx.training.MEMORY_BYTES", 0)
+    outside = fit(features, name, input=input, **quick)
+    difference = np.abs(outside.predict_proba(features) - inside.predict_proba(features)).max()
+    assert difference < (0.2 if name == "bn-mlp" else 1e-3)
+    assert outside.report["validation_rows"] == inside.report["validation_rows"]
+    if name != "bn-mlp":
+        crossed = cross_validate(features, name, folds=3, input=input)
+        monkeypatch.undo()
+        expected = cross_validate(features, name, folds=3, input=input)
+        assert [t.mean_accuracy for t in crossed.trials] == pytest.approx(
+            [t.mean_accuracy for t in expected.trials], abs=0.03
+        )
