@@ -218,9 +218,9 @@ ROWS: dict[str, tuple[str, dict[str, type]]] = {
         "trials",
         {"params": dict, "mean_accuracy": float, "std_accuracy": float, "mean_log_loss": float},
     ),
-    "cv {features} --shots 1,all --repeats 2": (
+    "cv {features} --shots 1,2 --repeats 2": (
         "shots",
-        {"shots": (int, type(None)), "rows": float, "mean_accuracy": float, "ci95": list, "accuracies": list},
+        {"shots": int, "rows": float, "mean_accuracy": float, "ci95": list, "accuracies": list},
     ),
     "sweep {features} --head mlp --trials 1 --epochs 1": (
         "trials",

@@ -182,7 +182,10 @@ class Features:
     def stored(self, rows: Any = None) -> NDArray[Any]:
         """Like :meth:`X`, in the dtype of the file."""
         numbers = np.arange(len(self))[slice(None) if rows is None else rows]
-        features = self._map()[numbers]
+        features = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        step = rows_per_block(self.shape[1:], self.dtype)
+        for start in range(0, len(numbers), step):  # mapped anew each time, else all that was touched stays in memory
+            features[start : start + step] = self._map()[numbers[start : start + step]]
         bad = numbers[row_checksums(features) != self._checksums[numbers]]
         if len(bad):
             name = self.paths[bad[0]] or self.ids[bad[0]]
@@ -379,7 +382,7 @@ def row_checksums(features: NDArray[Any]) -> NDArray[np.uint32]:
 def _not_finite(features: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows hold NaN or infinity: numbers all of whose exponent's bits are 1. (Five times quicker than asking.)"""
     exponent: Any = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}[features.itemsize]
-    bits = features.reshape(len(features), -1).view(exponent.dtype)
+    bits = features.reshape(len(features), int(np.prod(features.shape[1:]))).view(exponent.dtype)
     largest = np.max(bits & exponent, axis=1, initial=0)
     found: NDArray[np.bool_] = largest == exponent
     return found
