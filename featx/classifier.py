@@ -392,8 +392,8 @@ def fit(
         "random_state": random_state,
     }
     temperature = fit_temperature(before, y[held_out]) if calibrate else 1.0
-    report |= {"temperature": temperature} if calibrate else {}
-    return assembled(model, features, report, pictures, held_out, before if refit else before[:0], temperature, started)
+    report |= {"temperature": temperature, "seconds": time.perf_counter() - started}
+    return assembled(model, features, report, pictures, held_out, before if refit else before[:0])
 
 
 def assembled(
@@ -403,15 +403,9 @@ def assembled(
     train: NDArray[np.int64],
     held_out: NDArray[np.int64],
     before: NDArray[np.float32],
-    temperature: float,
-    started: float,
 ) -> Classifier:
     """A classifier from a fitted head and the rows of ``features`` that it was fitted and measured on."""
-    about = {
-        "dataset": features.dataset,
-        "features": str(features.path.resolve()),
-        "seconds": time.perf_counter() - started,
-    }
+    about = {"dataset": features.dataset, "features": str(features.path.resolve())}
     return Classifier(
         head=head,
         class_names=features.class_names,
@@ -421,7 +415,7 @@ def assembled(
         train_ids=features.ids[train],
         validation_ids=features.ids[held_out],
         held_out=before,
-        temperature=temperature,
+        temperature=report["temperature"],
     )
 
 

@@ -117,8 +117,9 @@ def cross_validate(
         settings: list[dict[str, Any]] = [{"C": value} for value in values] if values else [{}]
         trials = [Trial(s, *m) for s, m in zip(settings, measures, strict=True)]
         at = _chosen(trials, rule, folds)
-        model.set_params(**trials[at].params)
-        model.fit(inputs(model, features, rows), features.y[rows], **groups_of(features, rows))
+        _trained(model.set_params(**trials[at].params), features, rows)
+        if model.uses_validation:
+            model.fit_again(inputs(model, features, rows), features.y[rows], **groups_of(features, rows))
     except ValueError as error:
         raise TrainingError(str(error)) from error
     pictures = features.views[rows] == 0
@@ -135,11 +136,10 @@ def cross_validate(
         "params": trials[at].params,
         "random_state": random_state,
     }
-    temperature = fit_temperature(before, y) if calibrate else 1.0
-    report |= {"temperature": temperature} if calibrate else {}
-    mine = rows[pictures]
-    classifier = assembled(model, features, report, mine, mine, before, temperature, started)
-    return CrossValidation(trials[at], trials, classifier, folds, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    report |= {"temperature": fit_temperature(before, y) if calibrate else 1.0, "seconds": seconds}
+    classifier = assembled(model, features, report, rows[pictures], rows[pictures], before)
+    return CrossValidation(trials[at], trials, classifier, folds, seconds)
 
 
 def few_shot(
@@ -180,9 +180,8 @@ def few_shot(
         place = _places_in_class(features, split.train, np.random.default_rng([random_state, repeat]))
         for number in shots:
             rows = split.train if number is None else split.train[place < number]
-            X, y = inputs(model, features, rows), features.y[rows]
             try:
-                fitted = clone(model).fit(X, y, **groups_of(features, rows))
+                fitted = _trained(clone(model), features, rows)
             except ValueError as error:
                 raise TrainingError(str(error)) from error
             right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
@@ -262,13 +261,7 @@ def _held_out(
     for number in range(n_folds):
         if progress:
             progress("folds", number, n_folds)
-        inside = rows[fold != number]
-        fitted = clone(model)
-        early = _early_stopping(fitted, features, inside)
-        kept = np.setdiff1d(inside, early, assume_unique=True)
-        data = (inputs(fitted, features, early), features.y[early]) if len(early) else None
-        X = inputs(fitted, features, kept)
-        fitted.fit(X, features.y[kept], validation_data=data, **groups_of(features, kept))
+        fitted = _trained(clone(model), features, rows[fold != number])
         mine = np.flatnonzero(fold == number)
         found[0][np.ix_(mine, fitted.classes_)] = probabilities(fitted, features, rows[mine])
     if progress:
@@ -302,13 +295,22 @@ def _paths(
         yield number, np.stack([model.probabilities(s[:, 0] if s.shape[1] == 1 else s) for s in scores])
 
 
+def _trained(model: Head, features: Features, rows: NDArray[np.int64]) -> Head:
+    """The head, fitted; one that stops early is stopped by some of the rows."""
+    early = _early_stopping(model, features, rows)
+    kept = rows[~np.isin(features.ids[rows], features.ids[early])]
+    data = (inputs(model, features, early), features.y[early]) if len(early) else None
+    X = inputs(model, features, kept)
+    return model.fit(X, features.y[kept], validation_data=data, **groups_of(features, kept))
+
+
 def _early_stopping(model: Head, features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of a training set by which a head that stops early is stopped, since the held-out fold must not do it."""
+    """Some pictures of a training set for heads that stop early, since the held-out fold must not stop them."""
     if not model.uses_validation:
         return rows[:0]
     y = features.y[rows]
     part = fold_numbers(features.ids[rows], y, min(5, len(np.unique(features.ids[rows]))))
-    chosen: NDArray[np.int64] = rows[(part == 0) & np.isin(y, y[part > 0])]
+    chosen: NDArray[np.int64] = rows[(part == 0) & np.isin(y, y[part > 0]) & (features.views[rows] == 0)]
     return chosen
 
 

@@ -15,7 +15,7 @@ from featx.cache import Features, load_features, write_features
 from featx.classifier import Classifier, fit
 from featx.errors import TrainingError
 from featx.evaluation import calibration_error, fit_temperature, with_temperature
-from featx.heads import make_head
+from featx.heads import BNMLPHead, make_head
 from featx.selection import C_VALUES, Trial, _chosen, cross_validate, few_shot, parse_C
 from featx.splits import fold_numbers
 from featx.training import groups_of, inputs
@@ -120,6 +120,24 @@ def test_other_heads_are_cross_validated_as_they_are(name: str, tmp_path: Path) 
     assert again.trials == found.trials
     with pytest.raises(TrainingError, match=f"the {name} head has no C; leave --C out"):
         cross_validate(features, name, C=[1.0])
+
+
+def test_views_of_pictures_that_stop_training_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = _file(tmp_path / "f.h5", views=2, copies=10)
+    seen: list[tuple[int, int]] = []
+    real = BNMLPHead.fit
+
+    def fit(self: BNMLPHead, X: Any, y: Any, validation_data: Any = None, progress: Any = None, **more: Any) -> Any:
+        seen.append((len(X), len(validation_data[0])))
+        return real(self, X, y, validation_data, progress, **more)
+
+    monkeypatch.setattr(BNMLPHead, "fit", fit)
+    found = cross_validate(features, "bn-mlp", folds=2, epochs=2, hidden=8)
+    assert len(seen) == 3  # two folds and all rows
+    pictures, held_out = len(features) // 2, seen[-1][1]
+    assert 10 <= held_out <= 20 and seen[-1][0] == 2 * (pictures - held_out)
+    assert found.classifier.report["train_rows"] == pictures == 70
+    assert len(found.classifier.head.history_["val_loss"]) == 2
 
 
 def test_the_test_split_is_never_looked_at(tmp_path: Path) -> None:
