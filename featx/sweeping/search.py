@@ -27,6 +27,7 @@ from featx.sweeping.training import Task, attempt, attempt_in_workers, patiently
 logger = logging.getLogger(__name__)
 
 PRUNERS = ("median", "hyperband", "none")
+PATIENCE = 8  # epochs that a trial waits for a better one: a search can afford less than the final fit
 
 
 def sweep(
@@ -62,7 +63,8 @@ def sweep(
         repeats: draws and seeds over which a trial is averaged, the pruner looking at the first.
         random_state: seed of the draw of rows (the next repeat has the next), of the heads, and of the search.
         progress: called with "sweeping", the trials finished and how many there shall be; then as by ``fit``.
-        **fixed: parameters of the head that are not searched, such as ``epochs=50`` or ``input="avg"``.
+        **fixed: parameters of the head that are not searched, such as ``epochs=50`` or ``input="avg"``. Trials have a
+            patience of 8 unless it is given; the final fit has the head's own.
 
     Raises:
         TrainingError: settings or rows on which no head can be trained.
@@ -75,7 +77,7 @@ def sweep(
     inputs = inputs_of(features, fixed)
     space = search_space(head, inputs, list(fixed))
     rows = read_rows(features, inputs, validation, random_state, repeats)
-    task = Task(head, fixed, space, random_state, rows)
+    task = Task(head, {"patience": PATIENCE, **fixed}, space, random_state, rows)
     about = _about(features, task, validation, repeats)
     with _place(storage) as path, studies.opened(path, about, studies.make_pruner(pruner, epochs)) as study:
         deadline = started + (float("inf") if timeout is None else timeout)
