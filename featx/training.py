@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MEMORY_BYTES = 2**30  # of features that are loaded to be trained on; more are read block by block, again and again
+MEMORY_BYTES = 2**29  # of features that are loaded to be trained on; more are read block by block, again and again
 
 
 def training_split(features: Features, validation: float = 0.2, random_state: int = 0) -> Split:

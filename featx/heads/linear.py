@@ -139,7 +139,7 @@ class SVMHead(LinearHead):
     loss = "squared_hinge"
 
     def __init__(
-        self, C: float = 1e-4, *, input: str = "avg", max_iter: int = 1000, random_state: int | None = 0
+        self, C: float = 1e-3, *, input: str = "avg", max_iter: int = 1000, random_state: int | None = 0
     ) -> None:
         self.C = C
         self.input = input

@@ -33,9 +33,9 @@ LOSSES: dict[str, Loss] = {"logistic": logistic, "squared_hinge": squared_hinge,
 TWIN_ROWS = 3000  # beyond, decomposing the Gram matrix of rows costs more than it saves
 GRAM_COLUMNS = 4096  # beyond, finite Newton steps and whole decompositions cost too much
 SKETCH = 64  # directions of largest variance that the preconditioner knows: 32 took a fifth more steps, 400 as many
-SMALL = 2**20  # values of Z, up to which float64 costs nothing
+SMALL, TINY = 2**20, 2**18  # values of Z up to which float64, and many digits, cost nothing
 BLOCK_BYTES = 32 * 2**20  # of X that are converted at a time
-MEMORY_BYTES = 2**30  # of standardised X that are kept; more is made anew, block by block, whenever it is needed
+MEMORY_BYTES = 2**29  # of standardised X that are kept; more is made anew, block by block, whenever it is needed
 
 Progress = Callable[[int, int], None]
 
@@ -98,7 +98,7 @@ def solve_paths(
         weights: of each row in the loss and in mean and deviation, ``(n,)``; 1 by default.
         tol: a solution counts as found when its gap is certified to be below this share of its penalty: then the
             coefficients are off by ``sqrt(tol)`` of their length at most, and the objective by ``tol``. By default 1e-9
-            for small problems, which are solved in float64, and 1e-4 for others.
+            for the smallest problems, which take no time, and 1e-4 for others.
         max_iter: evaluations for each value of C.
         progress: called with the solutions found and how many there are.
 
@@ -109,7 +109,7 @@ def solve_paths(
     sets = [np.arange(len(y))] if trainings is None else list(trainings)
     rows = max(len(rows) for rows in sets)
     if tol is None:
-        tol = 1e-9 if len(y) * X.shape[1] <= SMALL else 1e-4
+        tol = 1e-9 if len(y) * X.shape[1] <= TINY else 1e-4
     task = _Task(X, y, np.asarray(C, float), LOSSES[loss], sets, _weights(weights, len(y)), tol, max_iter, progress)
     yield from (_twins if 1 < rows < min(X.shape[1], TWIN_ROWS) else _together)(task)
 
