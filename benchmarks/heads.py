@@ -33,6 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import featx
+from featx._keras import load_keras
 from featx.cache import write_features
 from featx.heads import solve_paths
 from featx.splits import fold_numbers
@@ -149,8 +150,7 @@ RECIPE = {"backbone": "mobilenetv2", "weights": "random"}
 
 def epoch(repeats: int = 5, epochs: int = 4) -> dict[str, Any]:
     """Seconds an epoch of bn-mlp from the file, and of its own Keras model by `fit`; alternating, the medians."""
-    import keras
-
+    keras = load_keras()
     X, y = synthetic(5000, 1280)
     ours, peer = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 
-from featx.cache import Features, load_features
+from featx.cache import Features, load_features, rows_per_block
 from featx.classifier import Classifier, assembled, head_name
 from featx.errors import TrainingError
 from featx.evaluation import fit_temperature
@@ -290,8 +290,11 @@ def _paths(
         weights=group_weights(groups["groups"]) if groups else None,
         progress=(lambda done, of: progress("paths", done, of)) if progress else None,
     )
+    step = rows_per_block(X.shape[1:], np.float32)
     for number, path in zip(numbers, paths, strict=True):
-        scores = path.decision(np.asarray(X[np.flatnonzero(fold == number)], np.float32))
+        mine = np.flatnonzero(fold == number)
+        blocks = (mine[start : start + step] for start in range(0, len(mine), step))
+        scores = np.concatenate([path.decision(np.asarray(X[block], np.float32)) for block in blocks], axis=1)
         yield number, np.stack([model.probabilities(s[:, 0] if s.shape[1] == 1 else s) for s in scores])
 
 

@@ -152,6 +152,10 @@ FIELDS: dict[str, dict[str, type]] = {
         "validation_accuracy": float,
         "seconds": float,
     },
+    "fit {features} --head mlp --epochs 1 --mixup 0.2 --weight-decay 0.01 --label-smoothing 0.1 --calibrate": {
+        "model": str,
+        "temperature": float,
+    },
     "cv {features} --head ridge --folds 3 --C 1e-3:1:3": {
         "best": dict,
         "trials": list,

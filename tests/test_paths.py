@@ -263,6 +263,12 @@ def test_lazy_rows_are_flat_or_pooled() -> None:
     assert LazyRows(_OnDisk(X.reshape(6, -1)), "avg").shape == (6, 24)
 
 
+@pytest.mark.parametrize("name", ["logreg", "svm"])
+def test_a_solver_needs_a_step(name: str) -> None:
+    with pytest.raises(ValueError, match="max_iter must be at least 1. Got 0 instead."):
+        make_head(name, max_iter=0).fit(*_data())
+
+
 def test_progress_counts_solutions() -> None:
     X, y = _data()
     told: list[tuple[int, int]] = []

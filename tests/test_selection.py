@@ -337,6 +337,7 @@ def test_what_does_not_fit_into_memory_is_read_from_the_file(
     quick = {"epochs": 8, "hidden": 16, "batch_size": 16} if name == "bn-mlp" else {}
     inside = fit(features, name, input=input, **quick)
     monkeypatch.setattr("featx.training.MEMORY_BYTES", 0)
+    monkeypatch.setattr("featx.selection.rows_per_block", lambda *_: 7)
     outside = fit(features, name, input=input, **quick)
     difference = np.abs(outside.predict_proba(features) - inside.predict_proba(features)).max()
     assert difference < (0.2 if name == "bn-mlp" else 1e-3)

@@ -12,6 +12,7 @@ from featx.cache.feature_file import (
     made_by,
     require_same_spec,
     row_key,
+    rows_per_block,
     spec_difference,
 )
 from featx.cache.folder import CacheFolder, remove, size_on_disk
@@ -35,6 +36,7 @@ __all__ = [
     "require_room",
     "require_same_spec",
     "row_key",
+    "rows_per_block",
     "size_on_disk",
     "spec_difference",
     "write_features",

@@ -125,7 +125,9 @@ def sweep(
     repeats: Annotated[int, typer.Option(min=1, help="Draws and seeds that a trial is averaged over.")] = 1,
     input: Annotated[Literal["flat", "avg", "max"] | None, typer.Option(help="Not searched, but this.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of a trial, at most.")] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="Epochs to wait for a better one.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Epochs to wait for a better one. Default: 8; at last the head's own.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: models/FEATURES-HEAD-sweep.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Also write all trials to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the trials into this PNG file.")] = None,

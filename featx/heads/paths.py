@@ -13,7 +13,6 @@ Exact, up to a certified gap: the objective reached is at most ``tol`` above its
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,6 +104,8 @@ def solve_paths(
     Yields:
         a :class:`Path` for each training set, in order.
     """
+    if max_iter < 1:
+        raise ValueError(f"max_iter must be at least 1. Got {max_iter!r} instead.")
     y = np.asarray(y, np.int64)
     sets = [np.arange(len(y))] if trainings is None else list(trainings)
     rows = max(len(rows) for rows in sets)
@@ -204,16 +205,26 @@ def _root(gram: Array, dtype: Any, diagonal: bool) -> tuple[Array, Callable[[Arr
     """``Z`` with ``Z Z' = gram``, and what turns coefficients for it, ``(n, columns)``, into weights of the rows."""
     # With ``Z' Z`` diagonal a parabola is at its minimum in one step; other losses do not repay the decomposition
     smallest = max(10 * np.finfo(dtype).eps, len(gram) * np.finfo(float).eps)
-    with contextlib.suppress(np.linalg.LinAlgError):  # of rows that are repeated, or combinations of others
-        # Rows about their mean are dependent. A constant column more makes them independent, and changes nothing: the
-        # intercept, which has no penalty, leaves nothing to it
-        Z = np.linalg.cholesky(gram + gram.trace() / len(gram) ** 2) if not diagonal else np.zeros((1, 1))
-        if np.diag(Z).min() ** 2 > smallest * np.diag(gram).max():
-            return Z, lambda W: solve_triangular(Z, W.T, lower=True, trans="T", check_finite=False).T
+    Z = None if diagonal else _cholesky(gram)
+    if Z is not None and np.diag(Z).min() ** 2 > smallest * np.diag(gram).max():
+        return Z, lambda W: solve_triangular(Z, W.T, lower=True, trans="T", check_finite=False).T
     eigenvalues, U = np.linalg.eigh(gram)
     keep = eigenvalues > max(eigenvalues[-1], 0) * smallest
     singular = np.sqrt(eigenvalues[keep])
     return U[:, keep] * singular, lambda W: (W / singular) @ U[:, keep].T
+
+
+def _cholesky(gram: Array) -> Array | None:
+    """The root of ``gram``; None if rows are repeated, or combinations of others.
+
+    Rows about their mean are dependent. A constant column more makes them independent, and changes nothing: the
+    intercept, which has no penalty, leaves nothing to it.
+    """
+    try:
+        root: Array = np.linalg.cholesky(gram + gram.trace() / len(gram) ** 2)
+    except np.linalg.LinAlgError:
+        return None
+    return root
 
 
 def _twin_problem(root: Array, task: _Task, rows: NDArray[np.int64], dtype: Any) -> Problems:
