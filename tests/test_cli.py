@@ -845,6 +845,10 @@ def test_prune_removes_what_a_newer_file_holds(make_dataset: Callable[..., Path]
 SAID: dict[str, list[str]] = {
     f"extract {EXTRACT}": ["33 listed = 32 rows + 1 quarantined", "0 computed, 32 reused", "32 x 4 x 4 x 8 float16"],
     "fit {features} --head ridge": ["ridge: ", "on 4 validation rows", "on 24 training rows", "models/"],
+    "fit {features} --head mlp --epochs 1 --mixup 0.2 --weight-decay 0.01 --label-smoothing 0.1 --calibrate": [
+        "mlp: ",
+        "temperature",
+    ],
     "cv {features} --head ridge --folds 3 --C 1e-3:1:3": ["accuracy  deviation", "chosen", "ridge: ", "-ridge-cv"],
     "cv {features} --shots 1,all --repeats 2": ["pictures a class", "all ", "logreg, 2 draws"],
     "sweep {features} --head mlp --trials 1 --epochs 1": [
@@ -877,6 +881,9 @@ def test_text_says_what_a_person_needs(words: str, made: Made) -> None:
     text = run(*made.words(words)).stdout
     for phrase in SAID[words]:
         assert phrase.format(**asdict(made)) in text
+
+
+def test_every_command_is_held_in_json_and_in_text() -> None:
     assert FIELDS.keys() == SAID.keys()
 
 

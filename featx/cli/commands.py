@@ -155,10 +155,11 @@ def fit(
         note(f"{folder} is replaced")
     classifier.save(folder)
     report = classifier.report
+    calibrated = f", temperature {report['temperature']:.2f}" if calibrate else ""
     return Report(
         {"model": str(folder), **report},
         f"{head}: {_on_validation_rows(report)}, {_percent(report['train_accuracy'])} on {report['train_rows']} "
-        f"training rows, {report['seconds']:.1f} s\n{folder}",
+        f"training rows{calibrated}, {report['seconds']:.1f} s\n{folder}",
     )
 
 
