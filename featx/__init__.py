@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featx.errors import FeatxError as FeatxError
     from featx.extraction import Extraction as Extraction
     from featx.extraction import extract as extract
+    from featx.finetuning import finetune as finetune
     from featx.heads import BNMLPHead as BNMLPHead
     from featx.heads import KNNHead as KNNHead
     from featx.heads import LogisticHead as LogisticHead
@@ -55,6 +56,7 @@ _PLACES = {
     "cross_validate": "selection",
     "extract": "extraction",
     "few_shot": "selection",
+    "finetune": "finetuning",
     "fit": "classifier",
     "list_dataset": "images",
     "list_layers": "backbones",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from featx.heads import HEADS, Head, make_head
 from featx.images import list_files, quiet_pillow
 from featx.model_folder import damage_named, read_folder, write_folder
 from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_file, run_trunk
+from featx.tail import TailHead
 from featx.training import accuracy, groups_of, inputs, probabilities, split_of, training_split
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TAIL = "tail"  # a head with layers of the network before it, as a classifier's folder calls it
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
 TRAINING_ROWS_MEASURED = 10_000  # at most, evenly spaced: more would cost time and tell nothing
 
@@ -280,8 +283,12 @@ class Classifier:
 
     # --------------------------------------------------------------------------------------------------- keeping it
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, done_with: str | Path | None = None) -> Path:
         """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.
+
+        Args:
+            folder: new, empty, or a classifier's.
+            done_with: a folder of checkpoints, which is removed then.
 
         Raises:
             ModelError: the folder exists and is something else, or cannot be written.
@@ -297,7 +304,10 @@ class Classifier:
         arrays = {f"head/{name}": value for name, value in self.head.get_state().items()}
         arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
         arrays |= {"held_out": self.held_out}
-        return write_folder(Path(folder), about, arrays, getattr(self.head, "history_", None))
+        written = write_folder(Path(folder), about, arrays, getattr(self.head, "history_", None))
+        if done_with is not None:
+            shutil.rmtree(done_with, ignore_errors=True)
+        return written
 
     @classmethod
     def load(cls, folder: str | Path, weights: str | None = None) -> Classifier:
@@ -313,7 +323,7 @@ class Classifier:
         about, arrays = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
-            head = make_head(about["head"]["name"], **about["head"]["params"])
+            head = _head(about["head"]["name"], about["head"]["params"], weights)
             return cls(
                 head=head.set_state(state, np.arange(len(about["class_names"]))),
                 class_names=about["class_names"],
@@ -428,7 +438,18 @@ def _unfitted(head: str | Head, usual: dict[str, Any], params: dict[str, Any]) -
 
 
 def head_name(head: Head) -> str:
-    return next((name for name, kind in HEADS.items() if type(head) is kind), type(head).__name__)
+    """What a head is called on the command line and in a classifier's folder."""
+    kinds: dict[str, type[Head]] = {**HEADS, TAIL: TailHead}
+    return next((name for name, kind in kinds.items() if type(head) is kind), type(head).__name__)
+
+
+def _head(name: str, params: dict[str, Any], weights: str | None) -> Head:
+    if name != TAIL:
+        return make_head(name, **params)
+    head = TailHead(**params)
+    if weights is not None and is_model_file(head.division["backbone"]):
+        head.division = {**head.division, "backbone": weights}
+    return head
 
 
 def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:

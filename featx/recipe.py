@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import PIL
 
-from featx.backbones import POOLINGS, Trunk, build_trunk, canonical_name, is_model_file, resolve_size
+from featx.backbones import PIXELS, POOLINGS, Trunk, build_trunk, canonical_name, is_model_file, resolve_size
 from featx.errors import BackboneError, FileReadError, PictureError, WeightsError
 from featx.images import DECODER, MAX_PIXELS, RESIZES, content_id, decode, read_file, resize
 
@@ -34,14 +34,15 @@ class Recipe:
     """What to compute. What that turns out to be, with everything resolved, is the spec.
 
     Attributes:
-        backbone: a name of the table (``vgg16``, ``mobilenetv2-0.35``) or the path of a ``.keras`` file.
+        backbone: a name of the table (``vgg16``, ``mobilenetv2-0.35``), the path of a ``.keras`` file, or ``pixels``:
+            no network, the decoded pictures themselves.
         weights: ``imagenet``, ``random``, or a ``.weights.h5``, ``.h5`` or ``.keras`` file.
         layer: where the backbone is cut; by default at its last convolutional output.
         pooling: ``none``, ``avg`` or ``max`` over the map.
         size: side in pixels to which pictures are resized; by default the backbone's own.
         resize: ``stretch``, ``crop`` or ``pad``.
         preprocess: ``auto`` (the backbone's own), ``rescale`` (x/255), ``caffe``, ``tf``, ``torch`` or ``none``.
-        dtype: ``float16`` or ``float32``, as which features are stored.
+        dtype: ``float16`` or ``float32``, as which features are stored; ``uint8`` if they are pixels.
         max_pixels: pictures with more pixels are quarantined, unless the cache has their features already.
         random_state: seed of ``random`` weights; 0 for any others.
     """
@@ -58,7 +59,12 @@ class Recipe:
     random_state: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"pooling": POOLINGS, "resize": RESIZES, "dtype": ("float16", "float32")}
+        if self.backbone == PIXELS:
+            if (self.layer or PIXELS, self.pooling, self.preprocess) != (PIXELS, "none", "auto"):
+                raise BackboneError("pixels are cached as they are: --layer, --pooling and --preprocess do not apply")
+            object.__setattr__(self, "dtype", "uint8")
+        dtypes = ("float16", "float32") if self.backbone != PIXELS else ("uint8",)
+        choices = {"pooling": POOLINGS, "resize": RESIZES, "dtype": dtypes}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise BackboneError(f"unknown {name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")

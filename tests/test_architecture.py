@@ -39,9 +39,23 @@ ARROWS: dict[str, set[str]] = {
         "recipe",
         "extraction",
         "heads",
+        "tail",
         "training",
         "evaluation",
         "model_folder",
+    },
+    "tail": {"backbones", "heads", "recipe"},
+    "finetuning": {
+        "images",
+        "augmentation",
+        "backbones",
+        "cache",
+        "recipe",
+        "extraction",
+        "heads",
+        "tail",
+        "training",
+        "classifier",
     },
     "sweeping": {"cache", "classifier", "heads", "training"},
     "demo": {"cache", "classifier", "extraction"},
@@ -92,8 +106,8 @@ def test_public_names() -> None:
     assert sorted(featx.__all__) == [
         "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
         "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk",
-        "cross_validate", "extract", "few_shot", "fit", "list_dataset", "list_layers", "load_features", "make_head",
-        "sweep",
+        "cross_validate", "extract", "few_shot", "finetune", "fit", "list_dataset", "list_layers", "load_features",
+        "make_head", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -106,7 +120,18 @@ def test_readme_names_every_command_and_head() -> None:
 
     readme = (PACKAGE.parent / "README.md").read_text()
     commands = {c.callback.__name__ for c in app.registered_commands if c.callback}
-    assert commands == {"extract", "fit", "evaluate", "predict", "doctor", "backbones", "demo", "cv", "sweep"}
+    assert commands == {
+        "extract",
+        "fit",
+        "evaluate",
+        "predict",
+        "doctor",
+        "backbones",
+        "demo",
+        "cv",
+        "sweep",
+        "finetune",
+    }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name
     for head in HEADS:

@@ -5,8 +5,10 @@ preprocessing of its network is part of it, so that it can neither be forgotten 
 """
 
 from featx.backbones.layers import LayerRow
+from featx.backbones.scratch import SCRATCH, subtract_mean_image, subtracts_mean_image
 from featx.backbones.table import (
     BACKBONES,
+    PIXELS,
     POOLINGS,
     PREPROCESSINGS,
     Backbone,
@@ -15,19 +17,27 @@ from featx.backbones.table import (
     is_model_file,
     resolve_size,
 )
-from featx.backbones.trunk import Trunk, build_trunk, list_layers
+from featx.backbones.tail import Division, build_tail, divide, list_layers
+from featx.backbones.trunk import Trunk, build_trunk
 
 __all__ = [
     "BACKBONES",
+    "PIXELS",
     "POOLINGS",
     "PREPROCESSINGS",
+    "SCRATCH",
     "Backbone",
+    "Division",
     "LayerRow",
     "Trunk",
+    "build_tail",
     "build_trunk",
     "canonical_name",
+    "divide",
     "find_backbone",
     "is_model_file",
     "list_layers",
     "resolve_size",
+    "subtract_mean_image",
+    "subtracts_mean_image",
 ]

@@ -15,7 +15,10 @@ FEATURE_RANKS = (1, 3)  # dimensions of one picture's features: (c,) or (h, w, c
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer: ``cut`` if features can be taken there, ``tail`` if all that follows hangs on it alone."""
+    """One layer: ``cut`` if features can be taken there, ``tail`` if all that follows hangs on it alone.
+
+    ``trains`` tells whether fine-tuning from the layer asked about would train it.
+    """
 
     index: int
     name: str
@@ -24,11 +27,12 @@ class LayerRow:
     parameters: int
     cut: bool
     tail: bool
+    trains: bool = False
 
 
 def layer_rows(base: Any, size: int | None) -> list[LayerRow]:
     """All layers of a network in order, their shapes at ``size`` where the network leaves that open."""
-    tails = _tail_cuts(base)
+    tails = tail_cuts(base)
     shapes = _shapes(base, size)
     rows = []
     for index, (name, layer) in enumerate(layers_by_name(base).items()):
@@ -117,7 +121,7 @@ def _inputs(layer: Any) -> list[Any]:
     return list(layer.input) if isinstance(layer.input, (list, tuple)) else [layer.input]
 
 
-def _tail_cuts(base: Any) -> set[int]:
+def tail_cuts(base: Any) -> set[int]:
     """Indices of layers through which everything that follows depends on what came before."""
     producer: dict[int, int] = {}
     last_use: dict[int, int] = {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from featx.errors import BackboneError
 
 POOLINGS = ("none", "avg", "max")
+PIXELS = "pixels"  # the backbone that is none: what is cached are the decoded pictures themselves
 # How pictures of 0 to 255 become a network's input:
 # caffe  BGR, minus ImageNet's mean       tf       x / 127.5 - 1       torch  (x / 255 - mean) / standard deviation
 # none   as they are                      rescale  x / 255
@@ -102,7 +103,7 @@ def find_backbone(name: str) -> tuple[Backbone, float]:
 
 def canonical_name(name: str, alpha: float | None = None) -> str:
     """One spelling a network: ``MobileNet_V2`` at ``alpha`` 0.35 is ``mobilenetv2-0.35``. A file keeps its path."""
-    if is_model_file(name):
+    if is_model_file(name) or name == PIXELS:
         return name
     row, width = _parse(name)
     if alpha is not None and not row.has_widths:
@@ -147,7 +148,9 @@ def resolve_size(backbone: str, size: int | None) -> int | None:
     Raises:
         BackboneError: below the network's smallest size.
     """
-    if is_model_file(backbone):
+    if backbone == PIXELS and size is None:
+        raise BackboneError("pixels have no size of their own; give --size, such as --size 128")
+    if is_model_file(backbone) or backbone == PIXELS:
         return size
     row, _ = find_backbone(backbone)
     if size is not None and size < row.min_size:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featx._keras import load_keras
-from featx.backbones.layers import LayerRow, is_input, layer_rows, layers_by_name, output_at, output_of
+from featx.backbones.layers import is_input, layers_by_name, output_at, output_of
 from featx.backbones.preprocessing import preprocess_pictures
-from featx.backbones.table import POOLINGS, PREPROCESSINGS, canonical_name, find_backbone, is_model_file, resolve_size
+from featx.backbones.table import (
+    PIXELS,
+    POOLINGS,
+    PREPROCESSINGS,
+    canonical_name,
+    find_backbone,
+    is_model_file,
+    resolve_size,
+)
 from featx.backbones.weights import (
     hash_weights,
     load_weights_file,
@@ -60,7 +69,7 @@ class Trunk:
         self._model = keras.Model(pictures, _pool(features, pooling))
         self.feature_shape: tuple[int, ...] = tuple(int(n) for n in self._model.output_shape[1:])
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Features of ``images``, ``uint8 (n, size, size, 3)`` RGB, as ``float32 (n, *feature_shape)``.
 
         One compiled call a batch: keep ``n`` the same from call to call, for each new ``n`` is compiled anew.
@@ -97,30 +106,73 @@ def build_trunk(
     """
     if pooling not in POOLINGS:
         raise BackboneError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}")
+    if backbone == PIXELS:
+        return Pixels(resolve_size(backbone, size) or 0)
+    built = build_network(backbone, weights, size, preprocess, random_state)
+    identity = f"random-{random_state}" if weights == "random" else None
+    if built.graph:  # its name tells neither its graph nor, since only kernels are drawn, all of its random weights
+        identity = f"{hash_weights(built.base)}-{built.graph}"
+    cut = layer or built.layer
+    if cut is None:
+        raise BackboneError(f"{built.name} has no map to take features from; name a layer with --layer")
+    return Trunk(built.base, built.name, cut, pooling, built.size, built.preprocess, identity)
+
+
+class Pixels(Trunk):
+    """The trunk of a network that is trained as a whole: it gives the pixels as they are, ``uint8``."""
+
+    def __init__(self, size: int) -> None:
+        self.backbone, self.layer, self.pooling, self.preprocess = PIXELS, PIXELS, "none", "none"
+        self.size, self.weights, self.engine = size, "none", "none"
+        self.feature_shape = (size, size, 3)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        return images.copy()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network without its classifier, as Keras has it.
+
+    Attributes:
+        base: the Keras model.
+        name: what it is called in a spec.
+        layer: where it is cut by default; None if it has no map.
+        size: side of its input.
+        preprocess: its rule, resolved.
+        graph: what tells one graph of a user's own file from another; empty for networks of the table.
+    """
+
+    base: Any
+    name: str
+    layer: str | None
+    size: int
+    preprocess: str
+    graph: str
+
+
+def build_network(
+    backbone: str, weights: str, size: int | None, preprocess: str = "auto", random_state: int = 0
+) -> Network:
+    """A network with its weights; see :func:`build_trunk`. With ``weights="none"`` they are left as they come."""
     own = is_model_file(backbone)
     base, cut, rule = _own_base(backbone, preprocess) if own else _table_base(backbone, size, preprocess, weights)
     name = Path(backbone).name if own else canonical_name(backbone)
     side = _side(base, size, name)
     if weights == "random":
         randomise(base, side, rule, random_state)
-    elif weights != "imagenet":
+    elif weights not in ("imagenet", "none"):
         load_weights_file(base, Path(weights), name)
         if not own:
             refuse_imagenet_file(base, Path(weights), find_backbone(name)[0])
-    identity = f"random-{random_state}" if weights == "random" else None
-    if own:  # its name tells neither its graph nor, since only kernels are drawn, all of its random weights
-        graph = hashlib.blake2b(base.to_json().encode(), digest_size=8).hexdigest()
-        identity = f"{hash_weights(base)}-{graph}"
-    cut = layer or cut
-    if cut is None:
-        raise BackboneError(f"{name} has no map to take features from; name a layer with --layer")
-    return Trunk(base, name, cut, pooling, side, rule, identity)
+    graph = hashlib.blake2b(base.to_json().encode(), digest_size=8).hexdigest() if own else ""
+    return Network(base, name, cut, side, rule, graph)
 
 
-def list_layers(backbone: str, size: int | None = None) -> list[LayerRow]:
-    """All layers of a backbone in order, at its own size or the one given. Weights are not loaded."""
-    base, _, _ = _own_base(backbone, "none") if is_model_file(backbone) else _table_base(backbone, size, "auto", "none")
-    return layer_rows(base, size)
+def build_base(backbone: str, size: int | None, preprocess: str) -> Any:
+    """The Keras model of a network, without weights; that of a user's file may leave its size open."""
+    own = is_model_file(backbone)
+    return (_own_base(backbone, preprocess) if own else _table_base(backbone, size, preprocess, "none"))[0]
 
 
 def _table_base(backbone: str, size: int | None, preprocess: str, weights: str) -> tuple[Any, str | None, str]:

@@ -20,7 +20,7 @@ import numpy as np
 from featx._keras import load_keras
 from featx.backbones.layers import layers_by_name
 from featx.backbones.preprocessing import IMAGENET_RGB_MEAN, preprocess_pictures
-from featx.backbones.table import Backbone, canonical_name
+from featx.backbones.table import Backbone, canonical_name, find_backbone, is_model_file
 from featx.errors import WeightsError, one_line
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,11 @@ class _Said:
 
     def flush(self) -> None:
         """Nothing is held back."""
+
+
+def needs_imagenet_to_build(backbone: str) -> bool:
+    """Whether a network has another graph when Keras loads its ImageNet weights itself."""
+    return not is_model_file(backbone) and _rescales_for_imagenet(find_backbone(backbone)[0])
 
 
 def _rescales_for_imagenet(row: Backbone) -> bool:

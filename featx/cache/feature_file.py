@@ -108,7 +108,7 @@ class Features:
     Attributes:
         path: the file.
         spec: everything that decided the features' values.
-        shape: ``(rows, h, w, c)`` or ``(rows, c)``; ``dtype`` is the stored one, float16 or float32.
+        shape: ``(rows, h, w, c)`` or ``(rows, c)``; ``dtype`` is the stored one: float16, float32 or (pixels) uint8.
         y: int32 ``(rows,)``, index into ``class_names``, -1 where unlabelled.
         paths, ids, splits: str ``(rows,)``; relative path, content id, and ``train``, ``validation``, ``test`` or "".
         views: int16 ``(rows,)``; 0 is the picture itself. The rows of all view 0 come first, then those of view 1, ...
@@ -381,6 +381,8 @@ def row_checksums(features: NDArray[Any]) -> NDArray[np.uint32]:
 
 def _not_finite(features: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows hold NaN or infinity: numbers all of whose exponent's bits are 1. (Five times quicker than asking.)"""
+    if features.dtype.kind != "f":
+        return np.zeros(len(features), np.bool_)  # pixels
     exponent: Any = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}[features.itemsize]
     bits = features.reshape(len(features), int(np.prod(features.shape[1:]))).view(exponent.dtype)
     largest = np.max(bits & exponent, axis=1, initial=0)

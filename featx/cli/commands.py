@@ -158,7 +158,7 @@ def fit(
     calibrated = f", temperature {report['temperature']:.2f}" if calibrate else ""
     return Report(
         {"model": str(folder), **report},
-        f"{head}: {_on_validation_rows(report)}, {_percent(report['train_accuracy'])} on {report['train_rows']} "
+        f"{head}: {on_validation_rows(report)}, {percent(report['train_accuracy'])} on {report['train_rows']} "
         f"training rows{calibrated}, {report['seconds']:.1f} s\n{folder}",
     )
 
@@ -195,7 +195,7 @@ def evaluate(
     low, high = found.ci95
     return Report(
         asdict(found),
-        f"accuracy {_percent(found.accuracy)} (95 % interval {_percent(low)} to {_percent(high)}) on {found.rows} "
+        f"accuracy {percent(found.accuracy)} (95 % interval {percent(low)} to {percent(high)}) on {found.rows} "
         f"{found.split} rows, log loss {found.log_loss:.4f}, calibration error {found.calibration_error:.3f}; "
         f"{found.quarantined} pictures of the data set are "
         f"quarantined\n\n{classes}\n\n{matrix}",
@@ -267,6 +267,7 @@ def doctor(
 def backbones(
     name: Annotated[str | None, typer.Argument(help="List this network's layers; a .keras file works too.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Side of the input, for the layers' shapes.")] = None,
+    unfreeze: Annotated[str | None, typer.Option(help="Also say which layers `featx finetune` would train.")] = None,
 ) -> Report:
     """List the networks, or one network's layers and where it can be cut."""
     from featx.backbones import BACKBONES, list_layers
@@ -283,9 +284,12 @@ def backbones(
         header = ["name", "parameters", "size", "smallest", "features", "preprocessing", "default cut"]
         return Report({"backbones": rows}, columns(table, header))
     progress(f"building {name}", 0, 0)
-    layers = list_layers(name, size)
-    header = ["index", "name", "type", "output", "parameters", "cut", "tail"]
-    shown = [[r.index, r.name, r.type, _shape(r.output_shape), r.parameters, r.cut, r.tail] for r in layers]
+    layers = list_layers(name, size, unfreeze)
+    header = ["index", "name", "type", "output", "parameters", "cut", "tail", *(["trains"] if unfreeze else [])]
+    shown = [
+        [r.index, r.name, r.type, _shape(r.output_shape), r.parameters, r.cut, r.tail, r.trains][: len(header)]
+        for r in layers
+    ]
     return Report({"name": name, "layers": [asdict(r) for r in layers]}, columns(shown, header))
 
 
@@ -364,13 +368,15 @@ def _confusions(names: list[str], matrix: list[list[int]]) -> str:
     return columns(worst, ["true", "predicted", "pictures"]) if worst else "nothing was confused"
 
 
-def _on_validation_rows(report: dict[str, Any]) -> str:
+def on_validation_rows(report: dict[str, Any]) -> str:
+    """How a classifier did on the rows held out."""
     if not report["validation_rows"]:
         return "no validation rows"
-    return f"{_percent(report['validation_accuracy'])} on {report['validation_rows']} validation rows"
+    return f"{percent(report['validation_accuracy'])} on {report['validation_rows']} validation rows"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as a person reads it."""
     return f"{100 * share:.1f} %"
 
 

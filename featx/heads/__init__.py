@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from featx.errors import TrainingError
-from featx.heads._base import Head, as_rows, group_weights
+from featx.heads._base import Head, as_rows, group_weights, is_lazy
+from featx.heads._layers import head_layers, layer_weights
+from featx.heads._rows import Groups
 from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, check_C
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
@@ -14,6 +16,7 @@ from featx.heads.paths import Path, solve_paths
 __all__ = [
     "HEADS",
     "BNMLPHead",
+    "Groups",
     "Head",
     "KNNHead",
     "LinearHead",
@@ -25,6 +28,9 @@ __all__ = [
     "as_rows",
     "check_C",
     "group_weights",
+    "head_layers",
+    "is_lazy",
+    "layer_weights",
     "make_head",
     "solve_paths",
 ]

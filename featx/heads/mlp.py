@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _KerasHead(Head):
-    """Trains in epochs over shuffled batches; stops early if there are validation rows.
+class KerasHead(Head):
+    """A head trained by Keras: in epochs over shuffled batches; stops early if there are validation rows.
 
     Features are standardised first, with mean and deviation of the training rows, per column or per channel of a map.
     ``X`` may also be lazy: something with ``shape``, ``dtype``, ``ndim``, ``len`` and ``X[slice or int array]``, of
@@ -228,13 +228,22 @@ class _KerasHead(Head):
 
     @property
     def _shrinks(self) -> bool:
-        return False
+        return self.shrinks(self.feature_shape_)
 
     def _architecture(self) -> Architecture:
+        shape = pooled_shape(self.feature_shape_) if self._shrinks else self.feature_shape_
+        return self.architecture(int(np.prod(shape)), len(self.classes_))
+
+    def shrinks(self, feature_shape: tuple[int, ...]) -> bool:
+        """Whether maps of this shape are max-pooled, 2 x 2, before they become flat."""
+        return False
+
+    def architecture(self, width: int, n_classes: int) -> Architecture:
+        """The network on rows of ``width`` columns."""
         raise NotImplementedError  # pragma: no cover - an abstract class
 
 
-class BNMLPHead(_KerasHead):
+class BNMLPHead(KerasHead):
     """The BatchNorm+Dropout head of fast.ai's lessons 3 to 5, on cached conv features.
 
     MaxPooling and Flatten (maps, ``input="flat"``), Dropout(p/2), Dense, BatchNorm, Dropout(p/2), Dense, BatchNorm,
@@ -289,18 +298,16 @@ class BNMLPHead(_KerasHead):
         self.patience = patience
         self.random_state = random_state
 
-    @property
-    def _shrinks(self) -> bool:
-        return len(self.feature_shape_) == 3 and min(self.feature_shape_[:2]) > 1
+    def shrinks(self, feature_shape: tuple[int, ...]) -> bool:
+        """Whether maps of this shape are max-pooled, 2 x 2, before they become flat."""
+        return self.input == "flat" and len(feature_shape) == 3 and min(feature_shape[:2]) > 1
 
-    def _architecture(self) -> Architecture:
-        shape = pooled_shape(self.feature_shape_) if self._shrinks else self.feature_shape_
-        return Architecture(
-            int(np.prod(shape)), len(self.classes_), self.hidden, self.layers, bool(self.batch_norm), lesson=True
-        )
+    def architecture(self, width: int, n_classes: int) -> Architecture:
+        """The network on rows of ``width`` columns."""
+        return Architecture(width, n_classes, self.hidden, self.layers, bool(self.batch_norm), lesson=True)
 
 
-class MLPHead(_KerasHead):
+class MLPHead(KerasHead):
     """The head of many tutorials: Flatten, Dense(hidden, relu), Dropout, Dense(classes, softmax).
 
     Args:
@@ -349,6 +356,6 @@ class MLPHead(_KerasHead):
         self.patience = patience
         self.random_state = random_state
 
-    def _architecture(self) -> Architecture:
-        width = int(np.prod(self.feature_shape_))
-        return Architecture(width, len(self.classes_), self.hidden, self.layers, batch_norm=False, lesson=False)
+    def architecture(self, width: int, n_classes: int) -> Architecture:
+        """The network on rows of ``width`` columns."""
+        return Architecture(width, n_classes, self.hidden, self.layers, batch_norm=False, lesson=False)

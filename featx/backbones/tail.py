@@ -1,0 +1,185 @@
+"""A tail: what of a network follows the cut, from which layer on it trains, and where to cut it for that."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from featx._keras import load_keras
+from featx.backbones.layers import (
+    FEATURE_RANKS,
+    LayerRow,
+    is_input,
+    layer_rows,
+    layers_by_name,
+    output_at,
+    output_of,
+    tail_cuts,
+)
+from featx.backbones.preprocessing import preprocess_pictures
+from featx.backbones.scratch import SCRATCH, build_scratch
+from featx.backbones.table import PIXELS, is_model_file
+from featx.backbones.trunk import build_base, build_network
+from featx.backbones.weights import needs_imagenet_to_build
+from featx.errors import BackboneError, one_line
+
+
+@dataclass(frozen=True)
+class Division:
+    """A network divided for training it from some layer on.
+
+    Attributes:
+        backbone, size, preprocess: what it is, resolved.
+        cut: the layer behind which everything is trained or at least computed anew; ``pixels`` if that is all of it.
+        end: the layer whose output the head sees.
+        trains: names of the layers that train, in order; all before them is frozen.
+    """
+
+    backbone: str
+    size: int
+    preprocess: str
+    cut: str
+    end: str
+    trains: tuple[str, ...]
+
+
+def divide(
+    backbone: str,
+    unfreeze: str,
+    *,
+    layer: str | None = None,
+    size: int | None = None,
+    preprocess: str = "auto",
+    from_pixels: bool = False,
+) -> Division:
+    """Where to cut a network so that it can be trained from a layer on, and as much as possible be cached before.
+
+    The cut is the last layer before it through which everything passes. Layers between the two, such as those of the
+    first half of a residual block, are computed anew each time but stay frozen.
+
+    Args:
+        backbone: as in :func:`build_trunk`.
+        unfreeze: the first layer to train, its index, ``all``, or ``auto``: as many of the last layers as hold about
+            half of the weights.
+        layer: where the network ends; by default at its last convolutional output.
+        size, preprocess: as in :func:`build_trunk`.
+        from_pixels: cut before the first layer in any case.
+
+    Raises:
+        BackboneError: no such layer, or none that trains between it and the end.
+    """
+    built = build_network(backbone, "none", size, preprocess)
+    layers = layers_by_name(built.base)
+    names = list(layers)
+    end = layer or built.layer
+    if end is None:
+        raise BackboneError(f"{built.name} has no map to put a head on; name a layer with --layer")
+    output_at(built.base, end, built.name)  # which says what is wrong with it
+    cuts, last = _passed_by_all(built.base), _index_of_end(built.base, names, end)
+    if unfreeze == "auto":
+        first = _last_half(list(layers.values())[: last + 1], [False, *(name in cuts for name in names)])
+    else:
+        first = _first_to_train(names, unfreeze, built.name)
+    trains = tuple(name for name in names[first : last + 1] if layers[name].trainable_weights)
+    if not trains:
+        raise BackboneError(
+            f"no layer of {built.name} from {names[first]} to its end, {end}, has weights to train; "
+            f"`featx backbones {backbone}` lists the layers"
+        )
+    before = [] if from_pixels else [name for name in names[:first] if name in cuts]
+    name = backbone if is_model_file(backbone) else built.name
+    return Division(name, built.size, built.preprocess, before[-1] if before else PIXELS, end, trains)
+
+
+def list_layers(backbone: str, size: int | None = None, unfreeze: str | None = None) -> list[LayerRow]:
+    """All layers of a backbone in order, at its own size or the one given. Weights are not loaded.
+
+    Args:
+        backbone: as in :func:`build_trunk`.
+        size: side of the input, where the network leaves it open.
+        unfreeze: see :func:`divide`; then the rows tell which layers would train.
+    """
+    preprocess = "none" if is_model_file(backbone) else "auto"
+    rows = layer_rows(build_base(backbone, size, preprocess), size)
+    if unfreeze is None:
+        return rows
+    trains = divide(backbone, unfreeze, size=size, preprocess=preprocess).trains if unfreeze != "none" else ()
+    return [replace(row, trains=row.name in trains) for row in rows]
+
+
+def _last_half(layers: list[Any], behind_cut: list[bool]) -> int:
+    """Index of a layer with a kernel, right behind a cut, from which on there are about half of the parameters."""
+    behind = np.cumsum([layer.count_params() for layer in reversed(layers)])[::-1]
+    places = [i for i, layer in enumerate(layers) if behind_cut[i] and any(len(w.shape) > 1 for w in layer.weights)]
+    return min(places, key=lambda i: abs(2 * int(behind[i]) - int(behind[0])), default=0)
+
+
+def _first_to_train(names: list[str], unfreeze: str, backbone: str) -> int:
+    if unfreeze == "all":
+        return 0
+    if unfreeze.isdecimal() and int(unfreeze) < len(names):
+        return int(unfreeze)
+    if unfreeze not in names:
+        near = difflib.get_close_matches(unfreeze, names, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise BackboneError(
+            f"{backbone} has no layer {unfreeze!r} to train from; {hint}--unfreeze takes a layer, its index, all or "
+            f"none, and `featx backbones {backbone}` lists them"
+        )
+    return names.index(unfreeze)
+
+
+def _index_of_end(base: Any, names: list[str], end: str) -> int:
+    if end in names:
+        return names.index(end)
+    made_by = base.outputs[0]._keras_history.operation  # the end is called "output"
+    return next(i for i, layer in enumerate(base.layers) if layer is made_by)
+
+
+def _passed_by_all(base: Any) -> set[str]:
+    """Names of the layers that can be the cut before a tail."""
+    through = tail_cuts(base)
+    found = set()
+    for index, (name, layer) in enumerate(layers_by_name(base).items()):
+        output = output_of(base, layer)
+        if index in through and not is_input(layer) and output is not None and len(output.shape) - 1 in FEATURE_RANKS:
+            found.add(name)
+    return found
+
+
+def build_tail(division: Division, *, weights: str | None, random_state: int = 0) -> Any:
+    """The Keras model from what the trunk gives at the cut to what the head sees, its frozen layers set so.
+
+    Args:
+        division: of :func:`divide`; ``backbone`` may also be a network to train from nothing.
+        weights: as in :func:`build_trunk`; None leaves them to be set.
+        random_state: seed of random weights.
+
+    Returns:
+        a model from ``float32 (n, ...)`` (pixels are 0 to 255, preprocessing is part of it) to the end. Its
+        ``trainable`` layers are those of the division.
+    """
+    keras = load_keras()
+    if division.backbone in SCRATCH:
+        return build_scratch(division.backbone, division.size, random_state)
+    from_pixels = division.cut == PIXELS
+    if weights is None and not (from_pixels and needs_imagenet_to_build(division.backbone)):
+        weights = "none"
+    built = build_network(division.backbone, weights or "imagenet", division.size, division.preprocess, random_state)
+    output = output_at(built.base, division.end, division.backbone)
+    layers = layers_by_name(built.base)
+    for name, layer in layers.items():
+        layer.trainable = name in division.trains
+    if not from_pixels:
+        cut = output_at(built.base, division.cut, division.backbone)
+        try:
+            return keras.Model(cut, output)
+        except ValueError as error:
+            raise BackboneError(f"{division.cut} of {division.backbone} cannot be a cut: {one_line(error)}") from error
+    pixels = keras.Input((division.size, division.size, 3))
+    x = preprocess_pictures(pixels, division.preprocess)
+    inner = keras.Model(built.base.inputs, output)
+    return keras.Model(pixels, inner(keras.ops.cast(x, inner.inputs[0].dtype), training=False))

@@ -1,0 +1,357 @@
+"""Fine-tuning: train more than a head, from the cache where that is possible, end to end, or from nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featx._keras import load_keras
+from featx.augmentation import Views, checked
+from featx.backbones import PIXELS, SCRATCH, Division, divide
+from featx.cache import Features, digest, load_features
+from featx.classifier import Classifier, assembled, fit
+from featx.errors import TrainingError
+from featx.extraction import Progress, extract
+from featx.heads import Head, make_head
+from featx.images import quiet_pillow
+from featx.recipe import Recipe, load_file
+from featx.tail import Checkpoints, OnEpoch, TailHead
+from featx.training import accuracy, groups_of, probabilities, training_split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TRAINING_ROWS_MEASURED = 1000  # at most, evenly spaced: a whole network may have to look at them
+SCRATCH_LEARNING_RATE = 1e-3  # where nothing has been learned that could be spoiled
+
+
+def finetune(
+    dataset: str | Path,
+    *,
+    unfreeze: str = "auto",
+    from_scratch: str | None = None,
+    init: Classifier | str | Path | None = None,
+    head: str | None = None,
+    head_params: dict[str, Any] | None = None,
+    head_first: bool = True,
+    live_augment: bool = False,
+    views: Views | None = None,
+    validation: float = 0.2,
+    random_state: int = 0,
+    cache_dir: str | Path = "cache",
+    checkpoints: str | Path | None = None,
+    progress: Progress | None = None,
+    on_epoch: OnEpoch | None = None,
+    tensorboard: str | Path | None = None,
+    **settings: Any,
+) -> Classifier:
+    """Train the last layers of a network and a head on them, all of it, or a small network from nothing.
+
+    The layers before ``unfreeze`` run over the pictures once and their output is cached; the others and the head are
+    then trained on it. The head alone is fitted first (Kumar et al. 2022, "Fine-tuning can distort pretrained
+    features"). With ``unfreeze="all"`` or ``live_augment`` pictures are decoded, and augmented anew, in every epoch.
+
+    Args:
+        dataset: as :func:`featx.extract` takes it.
+        unfreeze: the first layer to train (or its index), ``all``, ``none`` for a plain head, or ``auto``: as many
+            of the last layers as hold about half of the weights.
+        from_scratch: ``cnn4`` or ``alexnet``, instead of a network with weights.
+        init: a classifier, or its folder, whose head (and network) to start from.
+        head: the head on the tail; ``logreg`` unless the network from nothing has its own.
+        head_params: its settings.
+        head_first: fit the head before the layers are unfrozen; else it starts at random.
+        live_augment: augment each picture anew in every epoch, without a cache, as ``views`` says.
+        views: augmentations to cache, how many and how they vary; live, how they vary.
+        validation: share to hold out if the data set does not say; 0 trains on all rows for all epochs.
+        random_state: seed of everything random.
+        cache_dir: the cache folder.
+        checkpoints: folder to keep the state of training in; one that is there is gone on from.
+        progress: called with what is going on, how much is done, and of how much.
+        on_epoch: called after each epoch with its number and its measures.
+        tensorboard: folder to log each epoch's measures to, for TensorBoard.
+        **settings: fields of :class:`featx.Recipe` (``backbone="vgg16"``; its ``layer`` is where the network ends), and
+            of :class:`featx.tail.TailHead` (``epochs=20``, ``optimizer="sgd"``).
+
+    Returns:
+        a classifier like any other. Its report also has ``seconds_per_epoch``, ``features_seconds``, ``history`` and
+        ``cut``, behind which layer the network was cut.
+
+    Raises:
+        BackboneError: no such layer or network. TrainingError: rows or settings that cannot be trained on.
+    """
+    started = time.perf_counter()
+    recipe, training = _of_recipe_and_training(settings)
+    plan = _plan(unfreeze, from_scratch, init, recipe, head, head_params, live_augment, checked(views))
+    if plan.division is None:
+        return _plain_head(dataset, plan, validation, random_state, cache_dir, progress)
+    features = _features(dataset, plan, cache_dir, progress)
+    features_seconds = time.perf_counter() - started
+    split = training_split(features, validation, random_state)
+    train, held_out = split.train, split.validation
+    if from_scratch:
+        training = {"learning_rate": SCRATCH_LEARNING_RATE, **training}
+    model = _tail_head(plan, random_state, training)
+    live = Live(features, train, plan) if plan.live else None
+    pictures = train[features.views[train] == 0]
+    X, y = features.rows(train) if live is None else live, features.y
+    course = {"params": model.get_params(), "features": features.path.name, "views": asdict(plan.views)}
+    course |= {"live": plan.live, "validation": validation, "init": _identity(plan.start), "head_first": head_first}
+    kept = None if checkpoints is None else Checkpoints(Path(checkpoints), course)
+    try:
+        with quiet_pillow(plan.recipe.max_pixels):
+            model.fit(
+                X,
+                y[train],
+                validation_data=(features.rows(held_out), y[held_out]) if len(held_out) else None,
+                progress=progress,
+                **groups_of(features, train),
+                start=plan.start,
+                first=(features.rows(pictures), y[pictures]) if head_first and not from_scratch else None,
+                checkpoints=kept,
+                on_epoch=on_epoch,
+                callback=None if tensorboard is None else _tensorboard(Path(tensorboard)),
+            )
+    except KeyboardInterrupt:
+        where = "" if kept is None else f": {kept.said()}; run the same command again to go on"
+        raise KeyboardInterrupt(f"training was interrupted{where}") from None
+    except ValueError as error:  # scikit-learn's way to say that a head's settings do not fit
+        raise TrainingError(str(error)) from error
+    some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
+    before = probabilities(model, features, held_out)
+    report = {
+        "head": model.head,
+        "train_rows": len(pictures),
+        "train_views": len(train) - len(pictures),
+        "validation_rows": len(held_out),
+        "train_accuracy": accuracy(probabilities(model, features, some), y[some]),
+        "validation_accuracy": accuracy(before, y[held_out]) if len(held_out) else None,
+        "refitted": False,
+        "left_out": len(split.left_out),
+        "epochs": len(model.epoch_seconds_),
+        "random_state": random_state,
+        "temperature": 1.0,
+        "network": plan.division.backbone,
+        "unfreeze": "all" if from_scratch else unfreeze,
+        "cut": plan.division.cut,
+        "live_augment": plan.live,
+        "best_epoch": model.best_epoch_,
+        "stopped": model.stopped_,
+        "start_validation_accuracy": None if model.start_ is None else model.start_[1],
+        "features_seconds": features_seconds,
+        "seconds_per_epoch": float(np.median(model.epoch_seconds_[1:] or model.epoch_seconds_)),
+        "history": model.history_,
+        "seconds": time.perf_counter() - started - features_seconds,
+    }
+    return assembled(model, features, report, pictures, held_out, before[:0])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done, resolved.
+
+    Attributes:
+        division: where the network is cut and what of it trains; None if only a head is trained.
+        recipe: of the features that are cached: what the trunk gives at the cut, or pixels.
+        weights: of the network.
+        head, head_params: on the network's end.
+        start: a fitted head to start from.
+        live: whether pictures are decoded anew in each epoch.
+        views: how training pictures vary.
+    """
+
+    division: Division | None
+    recipe: Recipe
+    weights: str
+    head: str
+    head_params: dict[str, Any]
+    start: Head | None
+    live: bool
+    views: Views
+
+
+def _plan(
+    unfreeze: str,
+    from_scratch: str | None,
+    init: Classifier | str | Path | None,
+    asked: dict[str, Any],
+    head: str | None,
+    head_params: dict[str, Any] | None,
+    live: bool,
+    views: Views,
+) -> _Plan:
+    if from_scratch:
+        return _from_scratch(from_scratch, init, asked, head, head_params, live, views)
+    start = None
+    if init is not None:
+        fitted = init if isinstance(init, Classifier) else Classifier.load(init)
+        start, asked = fitted.head, _network_of(fitted, asked)
+        head, head_params = _settings_of(fitted, head, head_params)
+    recipe = Recipe(**asked)
+    if start is None and recipe.pooling != "none":
+        raise TrainingError("fine-tuning needs maps; leave --pooling out, and give --input avg or max for the head")
+    chosen = head or "logreg", head_params or {}
+    if unfreeze == "none":
+        return _Plan(None, recipe, recipe.weights, *chosen, start, False, views)
+    live = live or (unfreeze == "all" and views.n == 1)
+    from_pixels = live or unfreeze == "all"
+    parts = divide(
+        recipe.backbone,
+        unfreeze,
+        layer=recipe.layer,
+        size=recipe.size,
+        preprocess=recipe.preprocess,
+        from_pixels=from_pixels,
+    )
+    cached = replace(recipe, layer=parts.cut, pooling="none") if parts.cut != PIXELS else _pixels(recipe, parts.size)
+    return _Plan(parts, cached, recipe.weights, *chosen, start, live, views)
+
+
+def _from_scratch(
+    name: str,
+    init: Any,
+    asked: dict[str, Any],
+    head: str | None,
+    head_params: dict[str, Any] | None,
+    live: bool,
+    views: Views,
+) -> _Plan:
+    if name not in SCRATCH:
+        raise TrainingError(f"unknown network {name!r} to train from nothing; expected one of {', '.join(SCRATCH)}")
+    if init is not None:
+        raise TrainingError("--init starts from a fitted head, --from-scratch from nothing; give one of the two")
+    network = SCRATCH[name]
+    own, params = network.head
+    size = asked.get("size") or network.size
+    network.build(size)  # which says what is wrong with it
+    parts = Division(name, size, "none", PIXELS, "", ())
+    recipe = _pixels(Recipe(**{k: v for k, v in asked.items() if k in ("resize", "max_pixels")}), size)
+    params = {**(params if head in (None, own) else {"input": "flat"}), **(head_params or {})}
+    return _Plan(parts, recipe, "none", head or own, params, None, live, views)
+
+
+def _pixels(recipe: Recipe, size: int) -> Recipe:
+    """The recipe of decoded pictures as they are."""
+    return Recipe(PIXELS, size=size, resize=recipe.resize, max_pixels=recipe.max_pixels)
+
+
+def _network_of(fitted: Classifier, asked: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's fields of the network that a classifier's head was fitted on."""
+    own, usual = asdict(fitted.recipe), asdict(Recipe())
+    for name, value in asked.items():
+        if value not in (own[name], usual[name]):
+            raise TrainingError(
+                f"--init brings its own network, whose {name} is {own[name]}, not {value}; leave it out"
+            )
+    return own
+
+
+def _settings_of(
+    fitted: Classifier, head: str | None, head_params: dict[str, Any] | None
+) -> tuple[str, dict[str, Any]]:
+    name = str(fitted.report["head"])
+    if isinstance(fitted.head, TailHead):
+        raise TrainingError("--init takes a classifier that is a plain head on a frozen network; this one has a tail")
+    if head not in (None, name) or head_params:
+        raise TrainingError(f"--init brings its own head, {name}; leave --head and its settings out")
+    pooled = {} if fitted.recipe.pooling == "none" else {"input": fitted.recipe.pooling}
+    return name, {**fitted.head.get_params(), **pooled}
+
+
+def _plain_head(
+    dataset: str | Path,
+    plan: _Plan,
+    validation: float,
+    random_state: int,
+    cache_dir: str | Path,
+    progress: Progress | None,
+) -> Classifier:
+    """No tail at all: what ``featx extract`` and ``featx fit`` would do."""
+    started = time.perf_counter()
+    features = _features(dataset, plan, cache_dir, progress)
+    features_seconds = time.perf_counter() - started
+    params = {"random_state": random_state, **plan.head_params}
+    classifier = fit(
+        features, make_head(plan.head, **params), validation=validation, random_state=random_state, progress=progress
+    )
+    history = getattr(classifier.head, "history_", {})
+    classifier.report |= {"unfreeze": "none", "features_seconds": features_seconds, "history": history}
+    classifier.report["seconds_per_epoch"] = classifier.report["seconds"] / max(1, classifier.report["epochs"] or 1)
+    return classifier
+
+
+def _features(dataset: str | Path, plan: _Plan, cache_dir: str | Path, progress: Progress | None) -> Features:
+    views = Views() if plan.live else plan.views
+    done = extract(dataset, cache_dir=cache_dir, views=views, progress=progress, **asdict(plan.recipe))
+    return load_features(done.features)
+
+
+def _of_recipe_and_training(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the network and its pictures, and those of training."""
+    of_recipe = {field.name for field in fields(Recipe)}
+    of_training = [name for name in TailHead._get_param_names() if name not in ("division", "head", "head_params")]
+    for name in settings:
+        if name not in of_recipe and name not in of_training:
+            raise TrainingError(f"fine-tuning has no setting {name!r}; it takes {', '.join(sorted(of_training))}")
+    recipe = {name: value for name, value in settings.items() if name in of_recipe}
+    return recipe, {name: value for name, value in settings.items() if name not in of_recipe}
+
+
+def _tail_head(plan: _Plan, random_state: int, training: dict[str, Any]) -> TailHead:
+    division = {**asdict(plan.division), "trains": list(plan.division.trains)} if plan.division else {}
+    return TailHead(
+        division,
+        weights=plan.weights,
+        head=plan.head,
+        head_params=plan.head_params,
+        random_state=random_state,
+        **training,
+    )
+
+
+def _tensorboard(folder: Path) -> Any:
+    if not importlib.util.find_spec("tensorboard"):
+        raise TrainingError("--tensorboard needs TensorBoard: pip install 'featx[tensorboard]'")
+    return load_keras().callbacks.TensorBoard(str(folder), write_graph=False)
+
+
+def _identity(head: Head | None) -> str:
+    """What a head is known by in a checkpoint's settings: its values."""
+    if head is None:
+        return ""
+    return digest([[name, value.tolist()] for name, value in sorted(head.get_state().items())])
+
+
+class Live:
+    """Training pictures that are decoded and augmented anew in every epoch, ``float32 (n, size, size, 3)`` 0 to 255.
+
+    The augmentation in epoch k is the view k: it depends on the picture, the epoch and the settings alone.
+    """
+
+    def __init__(self, features: Features, rows: NDArray[np.int64], plan: _Plan) -> None:
+        self._features, self._rows, self._plan = features, rows, plan
+        self.shape = (len(rows), *features.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of_epoch(self, number: int) -> Live:
+        """The same pictures, as they look in an epoch; epoch 0 has them as they are."""
+        other = Live(self._features, self._rows, self._plan)
+        other._view = number
+        return other
+
+    _view = 0
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        return np.stack([self._picture(row) for row in self._rows[rows]])
+
+    def _picture(self, row: int) -> NDArray[np.uint8]:
+        f, plan = self._features, self._plan
+        content = str(f.ids[row])
+        image = load_file(Path(f.root) / f.paths[row], plan.recipe.size or 0, plan.recipe, content)
+        return plan.views.augment(image, content, self._view) if plan.views.n > 1 else image

@@ -1,0 +1,532 @@
+"""Fine-tuning: what trains and what does not, from the cache as from pixels, interrupted as in one go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import disk_of, picture
+
+import featx
+from featx._keras import load_keras
+from featx.backbones import PIXELS, SCRATCH, Division, build_tail, divide
+from featx.backbones.scratch import build_scratch
+from featx.classifier import Classifier
+from featx.errors import BackboneError, TrainingError
+from featx.heads import head_layers, layer_weights, make_head
+from featx.tail import Checkpoints, TailHead, checkpoints
+from featx.tail.course import Course
+
+Make = Callable[..., Path]
+FAST: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A user's own model file with batch norm and a residual block. Input 32 x 32, map 4 x 4 x 8."""
+    keras = load_keras()
+    layers, rng = keras.layers, np.random.default_rng(1)
+    pictures = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 5, strides=4, padding="same", name="edges")(pictures)
+    x = start = layers.MaxPooling2D(2, name="pool")(layers.ReLU(name="relu")(x))
+    x = layers.Conv2D(8, 1, name="block_a")(x)
+    x = layers.ReLU(name="block_a_relu")(layers.BatchNormalization(name="block_a_norm")(x))
+    x = layers.Conv2D(8, 3, padding="same", name="block_b")(x)
+    x = layers.Add(name="add")([start, layers.BatchNormalization(name="block_b_norm")(x)])
+    model = keras.Model(pictures, layers.ReLU(name="last")(layers.Conv2D(8, 1, name="mix")(x)))
+    for variable in model.weights:
+        values = rng.normal(0, 0.4, variable.shape)
+        variable.assign(np.abs(values) + 0.5 if "variance" in variable.path else values)
+    path = tmp_path_factory.mktemp("backbone") / "residual.keras"
+    model.save(path)
+    return str(path)
+
+
+@pytest.fixture
+def tune(make_dataset: Make, residual: str, tmp_path: Path) -> Callable[..., Classifier]:
+    """``tune(unfreeze="block_b", epochs=3)``: fine-tuning of the residual network on stripes."""
+
+    def run(dataset: Path | None = None, **given: Any) -> Classifier:
+        network = {} if "from_scratch" in given else {"backbone": residual, "preprocess": "rescale"}
+        cache = given.pop("cache_dir", tmp_path / "cache")
+        return featx.finetune(
+            dataset or make_dataset(classes=3, each=16), cache_dir=cache, **{**network, **FAST, "epochs": 3, **given}
+        )
+
+    return run
+
+
+def weights_by_layer(residual: str, classifier: Classifier) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Before and after training, by layer of the tail."""
+    head = classifier.head
+    assert isinstance(head, TailHead)
+    before = build_tail(Division(**head.division), weights="imagenet")
+    after = build_tail(Division(**head.division), weights=None)
+    after.set_weights(head.model_.get_weights()[: len(after.weights)])
+
+    def layers(model: Any) -> dict[str, Any]:
+        inner = [layer for layer in model.layers if hasattr(layer, "layers")]
+        return {layer.name: layer for layer in (inner[0] if inner else model).layers}
+
+    return {
+        name: (layer.get_weights(), layers(after)[name].get_weights())
+        for name, layer in layers(before).items()
+        if layer.weights
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- what trains
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "cut", "trains"),
+    [
+        ("mix", "add", {"mix"}),
+        ("block_b", "pool", {"block_b", "block_b_norm", "mix"}),
+        ("block_a", "pool", {"block_a", "block_a_norm", "block_b", "block_b_norm", "mix"}),
+        ("all", PIXELS, {"edges", "block_a", "block_a_norm", "block_b", "block_b_norm", "mix"}),
+        ("4", "pool", {"block_a", "block_a_norm", "block_b", "block_b_norm", "mix"}),
+    ],
+)
+def test_the_gradient_flows_where_it_should(
+    tune: Any, residual: str, unfreeze: str, cut: str, trains: set[str]
+) -> None:
+    classifier = tune(unfreeze=unfreeze, optimizer="sgd", patience=99, validation=0)
+    assert classifier.report["cut"] == cut
+    for name, (before, after) in weights_by_layer(residual, classifier).items():
+        same = [np.array_equal(b, a) for b, a in zip(before, after, strict=True)]
+        if name not in trains:
+            assert all(same), f"{name} is frozen"
+        elif name.endswith("_norm"):  # gamma and beta train; the statistics stay
+            assert same == [False, False, True, True], name
+        else:
+            assert not any(same), f"{name} trains"
+
+
+def test_training_on_the_cache_is_training_end_to_end_with_frozen_layers(tune: Any, residual: str) -> None:
+    """The same batches through the same layers: the weights agree but for rounding."""
+    options = {"unfreeze": "block_b", "validation": 0, "dtype": "float32", "optimizer": "sgd"}
+    cached, live = tune(**options), tune(**options, live_augment=True)
+    assert (cached.report["cut"], live.report["cut"]) == ("pool", PIXELS)
+    ours, theirs = weights_by_layer(residual, cached), weights_by_layer(residual, live)
+    for name, (_, after) in ours.items():
+        for a, b in zip(after, theirs[name][1], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(cached.report["history"]["loss"], live.report["history"]["loss"], rtol=1e-3)
+
+
+def test_it_is_what_keras_would_do(tune: Any, residual: str, make_dataset: Make) -> None:
+    """One epoch of one batch of all rows, against Keras's own training of the partly frozen network."""
+    keras = load_keras()
+    dataset = make_dataset(classes=2, each=8)
+    options: dict[str, Any] = {"dtype": "float32", "validation": 0, "schedule": "constant"}
+    given = tune(
+        dataset, unfreeze="block_b", epochs=1, batch_size=16, optimizer="sgd", weight_decay=0.0, head_first=False,
+        **options,
+    )  # fmt: skip
+    base = keras.saving.load_model(residual)
+    for layer in base.layers:
+        layer.trainable = layer.name in ("block_b", "block_b_norm", "mix")
+    pictures = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(base(pictures / 255, training=False))
+    model = keras.Model(pictures, keras.layers.Dense(2, kernel_initializer="zeros")(x))
+    model.compile(keras.optimizers.SGD(1e-2, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(True))
+    features = given.features()
+    X = np.stack([np.asarray(picture(kind, n).resize((32, 32), 2)) for kind in (0, 1) for n in range(8)])
+    model.fit(X.astype(np.float32), np.repeat([0, 1], 8), batch_size=16, epochs=1, verbose=0)
+    expected = keras.ops.softmax(model.predict_on_batch(X.astype(np.float32)))
+    assert features.paths[0].startswith("lying/")
+    np.testing.assert_allclose(given.predict_proba(features), expected, atol=2e-4)
+
+
+def test_no_tail_at_all_is_a_plain_head(tune: Any, make_dataset: Make, residual: str, tmp_path: Path) -> None:
+    dataset = make_dataset(classes=3, each=16)
+    tuned = tune(dataset, unfreeze="none", head_params={"C": 0.1})
+    done = featx.extract(dataset, cache_dir=tmp_path / "cache", backbone=residual, preprocess="rescale")
+    plain = featx.fit(done.features, "logreg", C=0.1)
+    features = plain.features()
+    np.testing.assert_array_equal(tuned.predict_proba(features), plain.predict_proba(features))
+
+
+@pytest.mark.parametrize("head", ["logreg", "svm", "ridge", "mlp", "bn-mlp"])
+@pytest.mark.parametrize("input", ["flat", "avg", "max"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_layers_compute_what_the_fitted_head_does(head: str, input: str, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    X = (3 * rng.normal(size=(30, 3, 3, 5)) + 1).astype(np.float32)
+    y = np.arange(30) % classes
+    fitted = make_head(head, input=input, **({"epochs": 2} if "mlp" in head else {})).fit(X, y)
+    layers = head_layers(fitted, X.shape[1:], classes)
+    layers.set_weights(layer_weights(fitted))
+    probabilities = load_keras().ops.softmax(layers.predict_on_batch(X))
+    np.testing.assert_allclose(probabilities, fitted.predict_proba(X), atol=1e-5)
+
+
+def test_the_head_comes_first(tune: Any, make_dataset: Make, residual: str, tmp_path: Path) -> None:
+    """Training starts from the head alone, so the best epoch is never worse than that on the rows held out."""
+    dataset = make_dataset(classes=3, each=16)
+    plain = tune(dataset, unfreeze="none")
+    tuned = tune(dataset, unfreeze="mix", learning_rate=1e-9, epochs=1)
+    assert tuned.report["start_validation_accuracy"] == plain.report["validation_accuracy"]
+    assert tuned.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+    spoiled = tune(dataset, unfreeze="mix", learning_rate=30.0, epochs=2)  # whatever this does, the start is kept
+    assert spoiled.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+
+
+def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
+    dataset = make_dataset(classes=3, each=16)
+    first = tune(dataset, unfreeze="none", head="mlp", head_params={"epochs": 3, "hidden": 8, "input": "flat"})
+    first.save(tmp_path / "head")
+    tuned = featx.finetune(
+        dataset, unfreeze="mix", init=tmp_path / "head", epochs=1, learning_rate=1e-12, cache_dir=tmp_path / "cache"
+    )
+    plain, tail = first.features(), tuned.features()
+    assert tuned.report["head"] == "mlp"
+    np.testing.assert_allclose(tuned.predict_proba(tail), first.predict_proba(plain), atol=5e-3)  # float16
+
+
+# ------------------------------------------------------------------------------------------------- classifiers like any
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"unfreeze": "block_b"},
+        {"unfreeze": "all"},
+        {"unfreeze": "mix", "head": "mlp", "head_params": {"hidden": 8, "epochs": 3}},
+        {"from_scratch": "cnn4", "size": 48, "head_params": {"hidden": 16}},
+    ],
+    ids=["tail", "all", "mlp", "cnn4"],
+)
+def test_a_saved_tail_predicts_the_same(tune: Any, make_dataset: Make, tmp_path: Path, given: dict[str, Any]) -> None:
+    dataset = make_dataset(classes=3, each=16)
+    make_dataset(classes=3, each=4, name="new", first=100)
+    classifier = tune(dataset, **given)
+    classifier.save(tmp_path / "model")
+    again = Classifier.load(tmp_path / "model")
+    features = again.features()
+    np.testing.assert_array_equal(again.predict_proba(features), classifier.predict_proba(features))
+    assert again.doctor(features)["max_abs_difference"] < 1e-6
+    predictions, bad = again.predict([tmp_path / "new"])
+    assert (len(predictions), bad) == (12, [])
+    assert again.evaluate(features, "validation").accuracy == classifier.report["validation_accuracy"]
+    lines = (tmp_path / "model" / "history.csv").read_text().splitlines()
+    assert lines[0] == "epoch,loss,accuracy,val_loss,val_accuracy"
+    assert len(lines) == 1 + classifier.report["epochs"]
+
+
+def test_a_moved_network_is_found_again(tune: Any, residual: str, make_dataset: Make, tmp_path: Path) -> None:
+    classifier = tune(unfreeze="all", epochs=1)
+    classifier.head.set_params(division={**classifier.head.division, "backbone": str(tmp_path / "gone.keras")})
+    classifier.save(tmp_path / "model")
+    with pytest.raises(BackboneError, match="no such model file"):
+        Classifier.load(tmp_path / "model").predict([make_dataset(name="new")])
+    moved = Classifier.load(tmp_path / "model", weights=residual)
+    assert len(moved.predict([make_dataset(name="new")])[0]) == 16
+
+
+def test_scratch_networks_learn(make_dataset: Make, tmp_path: Path) -> None:
+    dataset = make_dataset(classes=2, each=30)
+    for name, size in (("cnn4", 48), ("alexnet", 67)):
+        classifier = featx.finetune(
+            dataset, from_scratch=name, size=size, epochs=12, head_params={"hidden": 32}, batch_size=8,
+            cache_dir=tmp_path / "cache",
+        )  # fmt: skip
+        assert classifier.report["validation_accuracy"] >= 0.9, name
+
+
+# ----------------------------------------------------------------------------------------------------- the two networks
+
+
+def test_alexnet_is_the_papers() -> None:
+    model = build_scratch("alexnet", 227, 0)
+    shapes = {layer.name: tuple(layer.output.shape[1:]) for layer in model.layers}
+    assert shapes["conv1"] == (55, 55, 96)
+    assert (shapes["pool1"], shapes["pool2"], shapes["pool5"]) == ((27, 27, 96), (13, 13, 256), (6, 6, 256))
+    assert np.prod(shapes["pool5"]) == 9216
+    head, params = SCRATCH["alexnet"].head
+    top = head_layers(make_head(head, **params), (6, 6, 256), 10)
+    assert [w.shape for w in top.weights if len(w.shape) == 2] == [(9216, 4096), (4096, 4096), (4096, 10)]
+
+
+def test_local_response_normalisation_is_the_papers() -> None:
+    model = build_scratch("alexnet", 67, 0)
+    keras = load_keras()
+    places = [layer.name for layer in model.layers]
+    before = keras.Model(model.inputs, model.get_layer("conv1").output)
+    after = keras.Model(model.inputs, model.layers[places.index("pool1")].input)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 67, 67, 3)).astype(np.float32)
+    a = np.asarray(before.predict_on_batch(pixels), np.float64)
+    padded = np.pad(a**2, ((0, 0), (0, 0), (0, 0), (2, 2)))
+    sums = sum(padded[..., i : i + a.shape[-1]] for i in range(5))
+    np.testing.assert_allclose(after.predict_on_batch(pixels), a / (2 + 1e-4 * sums) ** 0.75, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "near"), [(224, 227), (100, 99), (20, 67)])
+def test_a_size_that_does_not_go_through_alexnet_is_explained(size: int, near: int) -> None:
+    with pytest.raises(BackboneError, match=rf"\({size} \+ 2 x 0 - 11\) / 4 \+ 1 = .* or {near}$"):
+        build_scratch("alexnet", size, 0)
+
+
+def test_the_mean_image_is_that_of_the_training_rows(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
+    classifier = tune(
+        make_dataset(classes=2, each=10), from_scratch="alexnet", size=67, epochs=1, head_params={"hidden": 4}
+    )
+    features = classifier.features()
+    train = np.isin(features.ids, classifier.train_ids)
+    layer = classifier.head.model_.get_layer("alexnet").get_layer("mean_image")
+    np.testing.assert_allclose(-64 * layer.get_weights()[1], features.X(train).mean(axis=0), atol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------------------------- dividing
+
+
+@pytest.mark.parametrize(
+    ("backbone", "unfreeze", "cut", "first"),
+    [
+        ("vgg16", "block5_conv1", "block4_pool", "block5_conv1"),
+        ("vgg16", "block5_conv3", "block5_conv2", "block5_conv3"),
+        ("vgg16", "auto", "block4_pool", "block5_conv1"),
+        ("vgg16", "all", PIXELS, "block1_conv1"),
+        ("resnet50", "168", "conv5_block2_out", "conv5_block3_2_conv"),
+        ("mobilenetv2", "auto", "block_14_add", "block_15_expand"),
+    ],
+)
+def test_where_networks_are_cut(backbone: str, unfreeze: str, cut: str, first: str) -> None:
+    parts = divide(backbone, unfreeze)
+    assert (parts.cut, parts.trains[0]) == (cut, first)
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "message"),
+    [
+        ("blok_b", r"no layer 'blok_b' to train from; did you mean block_b.*`featx backbones"),
+        ("last", r"no layer of residual.keras from last to its end, last, has weights"),
+        ("99", "no layer '99' to train from"),
+    ],
+)
+def test_a_layer_that_cannot_be_unfrozen_is_said(tune: Any, unfreeze: str, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        tune(unfreeze=unfreeze)
+
+
+# ------------------------------------------------------------------------------------------------------------- views
+
+
+def test_live_augmentation_depends_on_picture_and_epoch_alone(tune: Any, make_dataset: Make) -> None:
+    dataset = make_dataset(classes=2, each=8)
+    options = {"unfreeze": "all", "live_augment": True, "views": featx.Views(2, flip=True, zoom=0.2), "validation": 0}
+    a, b = tune(dataset, **options), tune(dataset, **options, cache_dir=dataset.parent / "other")
+    assert a.report["history"] == b.report["history"]
+    plain = tune(dataset, unfreeze="all", validation=0)
+    assert a.report["history"] != plain.report["history"]
+
+
+def test_views_are_drawn_one_a_picture(tune: Any, make_dataset: Make) -> None:
+    classifier = tune(make_dataset(classes=2, each=8), unfreeze="mix", views=featx.Views(3, flip=True, zoom=0.3))
+    report = classifier.report
+    assert report["train_views"] == 2 * report["train_rows"]
+    assert set(classifier.features().views.tolist()) <= {0, 1, 2}
+
+
+# ------------------------------------------------------------------------------------------------- interrupted and full
+
+
+def test_interrupted_training_ends_with_the_same_weights(
+    tune: Any, make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout, order and the schedule go on where they were."""
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    dataset = make_dataset(classes=3, each=16)
+    options = {"unfreeze": "block_b", "epochs": 4, "head": "mlp", "head_params": {"hidden": 8, "epochs": 2}}
+    whole = tune(dataset, **options)
+
+    def stop(epoch: int, told: dict[str, float]) -> None:
+        if epoch == 3:  # after its weights were trained, before its state was kept
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"epochs 1 to 2 are kept in .*run the same command again"):
+        tune(dataset, **options, checkpoints=tmp_path / "kept", on_epoch=stop)
+    assert (tmp_path / "kept" / "history.csv").read_text().count("\n") == 3
+    seen: list[int] = []
+    again = tune(dataset, **options, checkpoints=tmp_path / "kept", on_epoch=lambda epoch, told: seen.append(epoch))
+    assert seen == [3, 4]
+    assert again.report["history"] == whole.report["history"]
+    for a, b in zip(again.head.get_state().values(), whole.head.get_state().values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
+    tune: Any, make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    dataset = make_dataset(classes=2, each=8)
+    tune(dataset, unfreeze="mix", epochs=3, checkpoints=tmp_path / "kept")
+    seen: list[int] = []
+    tune(
+        dataset, unfreeze="mix", epochs=3, learning_rate=1e-3, checkpoints=tmp_path / "kept",
+        on_epoch=lambda epoch, told: seen.append(epoch),
+    )  # fmt: skip
+    assert seen == [1, 2, 3]
+    assert "other settings" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 nothing", None])
+def test_a_damaged_checkpoint_is_said_and_begun_anew(
+    damage: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Checkpoints(tmp_path / "kept", {"a": 1})
+    kept.save(checkpoints.State(epoch=1, variables=[np.arange(1000.0)]))
+    file = tmp_path / "kept" / "checkpoint.npz"
+    file.write_bytes(file.read_bytes()[:-200] if damage is None else damage)
+    assert kept.newest() is None
+    assert "begun anew" in caplog.text
+
+
+def test_killed_training_goes_on(make_dataset: Make, residual: str, tmp_path: Path) -> None:
+    """kill -9 in the middle; the same command then ends as one that was never killed."""
+    dataset = make_dataset(classes=3, each=16)
+    code = (
+        "import featx, sys, json; from featx.tail import checkpoints; checkpoints.SECONDS = 0.0\n"
+        f"told = lambda epoch, measures: print(epoch, flush=True)\n"
+        f"c = featx.finetune({str(dataset)!r}, unfreeze='block_b', backbone={residual!r}, preprocess='rescale', "
+        f"epochs=40, learning_rate=1e-3, batch_size=8, patience=99, cache_dir={str(tmp_path / 'cache')!r}, "
+        "on_epoch=told, checkpoints=sys.argv[1])\n"
+        "print(json.dumps(c.report['history']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
+
+    def run(kept: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", code, str(tmp_path / kept)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+
+    with run("kept") as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if int(line) == 7:
+                break
+        first.send_signal(signal.SIGKILL)
+    again, _ = run("kept").communicate(timeout=120)
+    whole, _ = run("other").communicate(timeout=120)
+    assert int(again.splitlines()[0]) > 5
+    assert json.loads(again.splitlines()[-1]) == json.loads(whole.splitlines()[-1])
+
+
+def test_no_room_for_a_checkpoint_is_said(
+    tune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_dataset: Make
+) -> None:
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    dataset = make_dataset(classes=2, each=8)
+    with disk_of("8k", tmp_path / "small") as small:
+        with pytest.raises(TrainingError, match=r"cannot hold a checkpoint: no space left.*run the same command again"):
+            tune(dataset, unfreeze="all", checkpoints=small / "kept")
+
+
+def test_a_loss_that_is_no_number_stops_training(
+    tune: Any, make_dataset: Make, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(classes=2, each=8)
+    with pytest.raises(TrainingError, match=r"not a number in epoch 1; try a lower --learning-rate"):
+        tune(dataset, unfreeze="mix", learning_rate=1e38, optimizer="sgd", schedule="constant", epochs=5, batch_size=4)
+    healthy = Course._epoch
+
+    def spoilt(course: Course, number: int, tell: Any) -> dict[str, float]:
+        told = healthy(course, number, tell)
+        return {**told, "loss": np.nan} if number == 3 else told
+
+    monkeypatch.setattr(Course, "_epoch", spoilt)
+    for validation in (0, 0.2):
+        late = tune(dataset, unfreeze="mix", epochs=9, validation=validation)
+        assert (late.report["stopped"], late.report["epochs"]) == ("nan", 2)
+        assert "in epoch 3: training stopped" in caplog.text
+        assert np.isfinite(late.predict_proba(late.features())).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_more_classes_in_test_than_in_train_are_said(tune: Any, make_dataset: Make) -> None:
+    make_dataset(classes=2, each=8, split="train")
+    with pytest.raises(TrainingError, match="class 'slanted' has no picture to train on"):
+        tune(make_dataset(classes=3, each=4, split="test"), unfreeze="mix")
+
+
+def test_one_class_is_said(tune: Any, make_dataset: Make) -> None:
+    with pytest.raises(TrainingError, match="one class only"):
+        tune(make_dataset(classes=1, each=8), unfreeze="mix")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; expected one of adamw, adam, sgd"),
+        ({"schedule": "steps"}, "unknown schedule 'steps'"),
+        ({"epochs": 0}, "epochs must be positive"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"rate": 1.0}, "fine-tuning has no setting 'rate'"),
+        ({"head": "knn"}, "KNNHead has no weights that could be trained further"),
+        ({"pooling": "avg"}, "fine-tuning needs maps"),
+        ({"from_scratch": "cnn5"}, "unknown network 'cnn5'"),
+        ({"from_scratch": "cnn4", "size": 40}, "cnn4 needs pictures of at least 46 x 46"),
+        ({"unfreeze": "mix", "head_params": {"C": -1}}, "C must be positive"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises((TrainingError, BackboneError), match=message):
+        tune(**{"unfreeze": "mix", **given})
+
+
+def test_init_brings_its_own_network_and_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
+    dataset = make_dataset(classes=2, each=8)
+    plain, tuned = tune(dataset, unfreeze="none"), tune(dataset, unfreeze="mix", epochs=1)
+    for init, given, message in (
+        (plain, {"backbone": "resnet50"}, "brings its own network, whose backbone is"),
+        (plain, {"head": "svm"}, "brings its own head, logreg"),
+        (tuned, {}, "this one has a tail"),
+        (plain, {"from_scratch": "cnn4"}, "give one of the two"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            featx.finetune(dataset, init=init, cache_dir=tmp_path / "cache", **given)
+
+
+def test_a_picture_that_changes_during_training_is_said(tune: Any, make_dataset: Make) -> None:
+    dataset = make_dataset(classes=2, each=8)
+
+    def change(epoch: int, told: dict[str, float]) -> None:
+        picture(1, 99).save(dataset / "lying" / "003.png")
+
+    with pytest.raises(TrainingError, match="not what it was when training began: was changed"):
+        tune(dataset, unfreeze="all", epochs=3, validation=0, on_epoch=change)
+
+
+def test_tensorboard_hears_of_each_epoch(tune: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    tune(unfreeze="mix", epochs=2, tensorboard=tmp_path / "logs")
+    files = sorted(path.parent.name for path in (tmp_path / "logs").rglob("events*"))
+    assert files == ["train", "validation"]
+
+
+# --------------------------------------------------------------------------------------------------------------- pixels
+
+
+def test_pixels_are_cached_as_they_are(make_dataset: Make, tmp_path: Path) -> None:
+    dataset = make_dataset(classes=2, each=4)
+    done = featx.extract(dataset, backbone="pixels", size=24, cache_dir=tmp_path / "cache")
+    features = featx.load_features(done.features)
+    assert (features.shape, str(features.dtype)) == ((8, 24, 24, 3), "uint8")
+    expected = np.asarray(picture(0, 0).resize((24, 24), 2))
+    np.testing.assert_array_equal(features.stored([0])[0], expected)
+    with pytest.raises(BackboneError, match="give --size"):
+        featx.extract(dataset, backbone="pixels", cache_dir=tmp_path / "cache")
+    with pytest.raises(BackboneError, match="--pooling and --preprocess do not apply"):
+        featx.extract(dataset, backbone="pixels", size=24, pooling="avg", cache_dir=tmp_path / "cache")
