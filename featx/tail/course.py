@@ -62,9 +62,9 @@ class Course:
 
     def begin(self, state: State | None, measured: bool) -> None:
         """Go on from a state, or start: then what there is counts as the best so far if the head was fitted before."""
+        self._model.optimizer.build(self._model.trainable_variables)  # else the first step is traced twice
         if state is not None:
             _assign(self._model.variables, state.variables)
-            self._model.optimizer.build(self._model.trainable_variables)
             _assign(self._model.optimizer.variables, state.optimizer)
             self.state = state
             logger.info("going on after epoch %d", state.epoch)
