@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featx.cache import load_features as load_features
     from featx.classifier import Classifier as Classifier
     from featx.classifier import fit as fit
+    from featx.comparison import compare as compare
     from featx.errors import FeatxError as FeatxError
     from featx.extraction import Extraction as Extraction
     from featx.extraction import extract as extract
@@ -53,6 +54,7 @@ _PLACES = {
     "SVMHead": "heads",
     "Views": "augmentation",
     "build_trunk": "backbones",
+    "compare": "comparison",
     "cross_validate": "selection",
     "extract": "extraction",
     "few_shot": "selection",

@@ -57,6 +57,17 @@ ARROWS: dict[str, set[str]] = {
         "training",
         "classifier",
     },
+    "comparison": {
+        "backbones",
+        "cache",
+        "recipe",
+        "extraction",
+        "heads",
+        "tail",
+        "training",
+        "classifier",
+        "finetuning",
+    },
     "sweeping": {"cache", "classifier", "heads", "training"},
     "demo": {"cache", "classifier", "extraction"},
 }
@@ -105,7 +116,7 @@ def test_importing_is_light(words: list[str] | None, tmp_path: Path) -> None:
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
         "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
-        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk",
+        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk", "compare",
         "cross_validate", "extract", "few_shot", "finetune", "fit", "list_dataset", "list_layers", "load_features",
         "make_head", "sweep",
     ]  # fmt: skip

@@ -1,14 +1,15 @@
-"""The command that trains more than a head."""
+"""The commands that train more than a head, and that say whether it is worth it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from featx.cli.commands import CacheDir, Seed, app, on_validation_rows, percent, recipe_options
-from featx.cli.terminal import Report, command, note, progress
+from featx.cli.terminal import Report, columns, command, note, progress
 
 
 def network_options(
@@ -74,6 +75,9 @@ def finetune(
     schedule: Annotated[Literal["cosine", "constant"] | None, typer.Option(help="Default: cosine.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Share spread over all classes.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs to wait for a better one. Default: 10.")] = None,
+    keep: Annotated[
+        Literal["best", "last"] | None, typer.Option(help="Which epoch: the best on validation rows, or the last.")
+    ] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Also log each epoch there for TensorBoard.")] = None,
     validation: Annotated[
         float, typer.Option(help="Share to hold out if the data set does not say; 0: train on all, for all epochs.")
@@ -93,7 +97,7 @@ def finetune(
         "learning_rate": learning_rate,
     }
     given |= {"momentum": momentum, "weight_decay": weight_decay, "schedule": schedule, "patience": patience}
-    given |= {"label_smoothing": label_smoothing}
+    given |= {"label_smoothing": label_smoothing, "keep": keep}
     of_head = {"input": input, "C": C, "hidden": hidden, "layers": layers, "dropout": dropout}
     of_head |= {"epochs": head_epochs or None}
     from featx.finetuning import finetune
@@ -148,3 +152,45 @@ def _summary(report: dict[str, Any]) -> str:
         f"{report['epochs']} epochs of {report['seconds_per_epoch']:.2f} s, the best was {report['best_epoch']}; "
         f"{report['features_seconds']:.1f} s for features, {report['seconds']:.1f} s for training"
     )
+
+
+@command(app, "featx compare photos/ --backbone mobilenetv2", options=recipe_options)
+def compare(
+    dataset: Annotated[Path, typer.Argument(help="Folder of CLASS/*, of train/CLASS/* ..., or a label file.")],
+    settings: dict[str, Any],
+    heads: Annotated[str, typer.Option(help="Frozen heads to try, with commas.")] = "logreg,svm,ridge,knn,mlp,bn-mlp",
+    unfreeze: Annotated[
+        str, typer.Option(help="First layer to train when fine-tuning; auto: half of the weights.")
+    ] = "auto",
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end", help="Also train the whole network, which takes long.")
+    ] = False,
+    repeats: Annotated[int, typer.Option(min=2, help="Trainings of each method, on rows drawn anew.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Of fine-tuning.")] = 10,
+    validation: Annotated[float, typer.Option(help="Share to measure on if the data set does not say.")] = 0.2,
+    cache_dir: CacheDir = Path("cache"),
+) -> Report:
+    """Is fine-tuning worth it on your pictures? Heads on frozen features beside fine-tuning, on the same rows.
+
+    Test rows are not looked at. Ends with a recommendation in a sentence.
+    """
+    from featx.comparison import compare
+    from featx.errors import TrainingError
+
+    if settings.pop("views").n > 1:
+        raise TrainingError("compare takes no views; `featx finetune --views 5 --flip` does")
+    found = compare(
+        dataset, heads=[name.strip() for name in heads.split(",")], unfreeze=unfreeze, end_to_end=end_to_end,
+        repeats=repeats, epochs=epochs, validation=validation, cache_dir=cache_dir, progress=progress,
+        **settings,
+    )  # fmt: skip
+    rows = [
+        [m.name, percent(m.accuracy), f"{percent(m.ci95[0])} to {percent(m.ci95[1])}", m.log_loss]
+        + [f"{m.features_seconds:.1f}", f"{m.seconds:.2f}"]
+        for m in found.methods
+    ]
+    header = ["method", "accuracy", "95 % interval", "log loss", "features, s", "training, s"]
+    fields = asdict(found)
+    for method in fields["methods"]:
+        del method["right"]
+    return Report(fields, f"{columns(rows, header)}\n\n{found.recommendation}")

@@ -39,6 +39,7 @@ class Course:
         validation: ``(X, labels)``, or None.
         checkpoints: or None.
         random_state: seed of order and draws.
+        keep_best: keep the epoch that is the best on the validation rows, else the last.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Course:
         validation: tuple[Any, NDArray[np.int64]] | None,
         checkpoints: Checkpoints | None,
         random_state: int,
+        keep_best: bool,
     ) -> None:
         self._model, self._X, self._labels, self._groups = model, X, labels, groups
         self._batch_size, self._validation, self._checkpoints = batch_size, validation, checkpoints
-        self._seed = random_state
+        self._seed, self._keep_best = random_state, keep_best
         self._targets = np.eye(n_classes, dtype=np.float32)
         self.steps = len(groups) // batch_size
         self.state = State()
@@ -76,7 +78,7 @@ class Course:
         """Train until the epochs or the patience are used up, or the loss is no number; says which."""
         state, rows = self.state, self.steps * self._batch_size
         while state.epoch < epochs:
-            if self._validation is not None and state.epoch - state.best_epoch >= patience:
+            if self._keep_best and state.epoch - state.best_epoch >= patience:
                 return "patience"
             done = state.epoch * rows
             started = time.perf_counter()
@@ -128,9 +130,9 @@ class Course:
         return loss, float(np.mean(logits.argmax(axis=1) == labels))
 
     def _look(self, loss: float, accuracy: float) -> None:
-        """Keep the weights if this epoch is the best; without validation rows the last always is."""
+        """Keep the weights if this epoch is the best, or if it is the last that is to be kept."""
         state = self.state
-        if self._validation is None or (accuracy, -loss) > state.best:
+        if not self._keep_best or (accuracy, -loss) > state.best:
             state.best, state.best_epoch = (accuracy, -loss), state.epoch
             state.best_weights = [np.array(v) for v in self._model.weights]
 

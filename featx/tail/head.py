@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant")
+KEPT = ("best", "last")
 WARM_UP = 0.05  # share of the steps in which the learning rate rises to its full height, on the cosine schedule
 MEAN_ROWS = 256  # pictures that are read at once for the mean image
 
@@ -48,6 +49,8 @@ class TailHead(Head):
         batch_size: rows a step.
         epochs: at most.
         patience: epochs without better validation figures before stopping.
+        keep: ``best``: the best epoch on the validation rows; ``last``: the last of all, so that what is measured on
+            these rows was not chosen by them.
         random_state: seed of new weights, dropout, order and draws.
 
     Attributes:
@@ -78,6 +81,7 @@ class TailHead(Head):
         batch_size: int = 32,
         epochs: int = 20,
         patience: int = 10,
+        keep: str = "best",
         random_state: int = 0,
     ) -> None:
         self.division = division
@@ -93,6 +97,7 @@ class TailHead(Head):
         self.batch_size = batch_size
         self.epochs = epochs
         self.patience = patience
+        self.keep = keep
         self.random_state = random_state
 
     # --------------------------------------------------------------------------------------------------------- fitting
@@ -145,11 +150,13 @@ class TailHead(Head):
         self._compile(len(drawn) // batch_size)
         validation = None if validation_data is None else (validation_data[0], self._numbers(validation_data[1]))
         course = Course(
-            self._model, X, labels, len(self.classes_), drawn, batch_size, validation, checkpoints, self.random_state
-        )
+            self._model, X, labels, len(self.classes_), drawn, batch_size, validation, checkpoints, self.random_state,
+            keep_best=self.keep == "best" and validation is not None,
+        )  # fmt: skip
         course.begin(state, measured=start is not None)
         with _listening(callback, self._model, on_epoch) as tell:
-            self.stopped_ = course.run(self.epochs, self.patience, progress or _silent, tell)
+            patience = self.patience if self.keep == "best" else self.epochs
+            self.stopped_ = course.run(self.epochs, patience, progress or _silent, tell)
         course.finish()
         reached = course.state
         self.history_, self.best_epoch_, self.start_ = reached.history, reached.best_epoch, reached.start
@@ -233,7 +240,7 @@ class TailHead(Head):
         return optimizer
 
     def _check_settings(self) -> None:
-        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "keep": KEPT}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"unknown {name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
