@@ -231,8 +231,8 @@ def _concluded(found: list[Method], rows: int, repeats: int, seconds: float, mea
     sentence = (
         f"{verdict}: {_percent(head.accuracy)} % with {head.name} in {_time(head.seconds)}, "
         f"{_percent(tuned.accuracy)} % with {tuned.name} in {_time(tuned.seconds)}, {100 * gain:+.1f} points (95 % "
-        f"interval {100 * low:+.1f} to {100 * high:+.1f}; {len(paired)} pictures, {repeats} draws); training end to end "
-        f"{'took' if measured else 'would take about'} {_time(seconds)}."
+        f"interval {100 * low:+.1f} to {100 * high:+.1f}; {len(paired)} pictures, {repeats} draws); training end to "
+        f"end {'took' if measured else 'would take about'} {_time(seconds)}."
     )
     return Comparison(ranked, head.name, tuned.name, gain, (low, high), worth_it, rows, repeats, seconds, sentence)
 

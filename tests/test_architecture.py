@@ -142,6 +142,7 @@ def test_readme_names_every_command_and_head() -> None:
         "cv",
         "sweep",
         "finetune",
+        "compare",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name
