@@ -91,6 +91,11 @@ def finetune(
         return _plain_head(dataset, plan, validation, random_state, cache_dir, progress)
     features = _features(dataset, plan, cache_dir, progress)
     features_seconds = time.perf_counter() - started
+    if plan.start is not None and plan.start_classes != tuple(features.class_names):
+        raise TrainingError(
+            f"--init knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
+            f"{', '.join(features.class_names[:10])}; expected the same"
+        )
     split = training_split(features, validation, random_state)
     train, held_out = split.train, split.validation
     if from_scratch:
@@ -159,7 +164,7 @@ class _Plan:
         recipe: of the features that are cached: what the trunk gives at the cut, or pixels.
         weights: of the network.
         head, head_params: on the network's end.
-        start: a fitted head to start from.
+        start: a fitted head to start from; ``start_classes`` are its classes.
         live: whether pictures are decoded anew in each epoch.
         views: how training pictures vary.
     """
@@ -172,6 +177,7 @@ class _Plan:
     start: Head | None
     live: bool
     views: Views
+    start_classes: tuple[str, ...] = ()
 
 
 def _plan(
@@ -186,10 +192,11 @@ def _plan(
 ) -> _Plan:
     if from_scratch:
         return _from_scratch(from_scratch, init, asked, head, head_params, live, views)
-    start = None
+    start: Head | None = None
+    classes: tuple[str, ...] = ()
     if init is not None:
         fitted = init if isinstance(init, Classifier) else Classifier.load(init)
-        start, asked = fitted.head, _network_of(fitted, asked)
+        start, asked, classes = fitted.head, _network_of(fitted, asked), tuple(fitted.class_names)
         head, head_params = _settings_of(fitted, head, head_params)
     recipe = Recipe(**asked)
     if start is None and recipe.pooling != "none":
@@ -208,7 +215,7 @@ def _plan(
         from_pixels=from_pixels,
     )
     cached = replace(recipe, layer=parts.cut, pooling="none") if parts.cut != PIXELS else _pixels(recipe, parts.size)
-    return _Plan(parts, cached, recipe.weights, *chosen, start, live, views)
+    return _Plan(parts, cached, recipe.weights, *chosen, start, live, views, classes)
 
 
 def _from_scratch(

@@ -233,6 +233,17 @@ def test_a_moved_network_is_found_again(tune: Any, residual: str, make_dataset: 
     assert len(moved.predict([make_dataset(name="new")])[0]) == 16
 
 
+def test_another_network_in_the_same_file_is_refused(
+    tune: Any, residual: str, tiny_backbone: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.keras"
+    own.write_bytes(Path(residual).read_bytes())
+    tune(unfreeze="all", epochs=1, backbone=str(own)).save(tmp_path / "model")
+    own.write_bytes(Path(tiny_backbone).read_bytes())
+    with pytest.raises(BackboneError, match="holds another network than the one that was trained"):
+        Classifier.load(tmp_path / "model").predict([tmp_path / "stripes"])
+
+
 def test_scratch_networks_learn(make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=2, each=30)
     for name, size in (("cnn4", 48), ("alexnet", 67)):
@@ -497,6 +508,9 @@ def test_init_brings_its_own_network_and_head(tune: Any, make_dataset: Make, tmp
     ):
         with pytest.raises(TrainingError, match=message):
             featx.finetune(dataset, init=init, cache_dir=tmp_path / "cache", **given)
+    more = make_dataset(classes=3, each=8, name="more")
+    with pytest.raises(TrainingError, match="knows the classes lying, standing, the data set has lying, slanted"):
+        featx.finetune(more, unfreeze="mix", init=plain, cache_dir=tmp_path / "cache")
 
 
 def test_a_picture_that_changes_during_training_is_said(tune: Any, make_dataset: Make) -> None:

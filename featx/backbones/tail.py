@@ -36,6 +36,7 @@ class Division:
         cut: the layer behind which everything is trained or at least computed anew; ``pixels`` if that is all of it.
         end: the layer whose output the head sees.
         trains: names of the layers that train, in order; all before them is frozen.
+        graph: what tells one graph of a user's own network from another; empty for networks of the table.
     """
 
     backbone: str
@@ -44,6 +45,7 @@ class Division:
     cut: str
     end: str
     trains: tuple[str, ...]
+    graph: str = ""
 
 
 def divide(
@@ -91,7 +93,7 @@ def divide(
         )
     before = [] if from_pixels else [name for name in names[:first] if name in cuts]
     name = backbone if is_model_file(backbone) else built.name
-    return Division(name, built.size, built.preprocess, before[-1] if before else PIXELS, end, trains)
+    return Division(name, built.size, built.preprocess, before[-1] if before else PIXELS, end, trains, built.graph)
 
 
 def list_layers(backbone: str, size: int | None = None, unfreeze: str | None = None) -> list[LayerRow]:
@@ -169,6 +171,10 @@ def build_tail(division: Division, *, weights: str | None, random_state: int = 0
     if weights is None and not (from_pixels and needs_imagenet_to_build(division.backbone)):
         weights = "none"
     built = build_network(division.backbone, weights or "imagenet", division.size, division.preprocess, random_state)
+    if built.graph != division.graph:
+        raise BackboneError(
+            f"{division.backbone} holds another network than the one that was trained; find the old one"
+        )
     output = output_at(built.base, division.end, division.backbone)
     layers = layers_by_name(built.base)
     for name, layer in layers.items():

@@ -25,7 +25,7 @@ def network_options(
     weights: Annotated[str, typer.Option(help="imagenet, random, or a .weights.h5, .h5 or .keras file.")] = "imagenet",
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="As which features are cached.")] = "float16",
     live_augment: Annotated[
-        bool, typer.Option("--live-augment", help="Decode and augment anew in every epoch; nothing is cached.")
+        bool, typer.Option("--live-augment", help="Decode and augment anew in every epoch, as elsewhere.")
     ] = False,
     views: Annotated[int, typer.Option(min=1, help="Views of each training picture to cache; 1: itself only.")] = 1,
     flip: Annotated[bool, typer.Option("--flip", help="Augmentation: mirror about half left to right.")] = False,

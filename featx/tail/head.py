@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featx._keras import load_keras
 from featx.backbones import Division, build_tail, subtract_mean_image, subtracts_mean_image
-from featx.errors import TrainingError
+from featx.errors import ModelError, TrainingError, one_line
 from featx.heads import Groups, Head, as_rows, head_layers, layer_weights, make_head
 from featx.tail.batches import in_batches
 from featx.tail.checkpoints import Checkpoints
@@ -188,6 +188,7 @@ class TailHead(Head):
         return {f"weights_{i:04}": np.asarray(v) for i, v in enumerate(self._network().weights)}
 
     def _restore(self, state: dict[str, NDArray[Any]]) -> None:
+        Division(**self.division)  # or what is wrong with it
         self._saved: list[NDArray[Any]] = [state[name] for name in sorted(state) if name.startswith("weights_")]
         self._model = None
 
@@ -197,7 +198,12 @@ class TailHead(Head):
             self._assemble(self._built_tail(None), None)
             self._compile(1)
             model: Any = self._model
-            model.set_weights(self._saved)
+            try:
+                model.set_weights(self._saved)
+            except ValueError as error:
+                raise ModelError(
+                    f"the saved weights do not fit {self.division['backbone']}: {one_line(error)}"
+                ) from error
         return self._model
 
     def _built_tail(self, weights: str | None) -> Any:
