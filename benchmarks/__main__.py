@@ -65,6 +65,8 @@ def main(words: list[str] | None = None) -> int:
     results = Results(asked.out)
     try:
         failed = run(grid, results, tell) if grid else 0
+        if asked.all and results.cells.is_dir():
+            results.ask_all()
         report(results)
     except FeatxError as error:
         say(f"error: {error}")
@@ -88,6 +90,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     parser.add_argument(
         "action", nargs="?", choices=["run", "report"], default="run", help="measure and report; or report"
     )
+    parser.add_argument("--all", action="store_true", help="report on all runs that are kept, of earlier grids too")
     parser.add_argument("--quick", action="store_true", help="a small grid; further options change it")
     parser.add_argument("--data", nargs="+", metavar="DIR", help="data sets with a test split, or label files")
     parser.add_argument("--backbones", nargs="+", metavar="NAME", help="of `featx backbones`, or .keras files")

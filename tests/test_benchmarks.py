@@ -148,7 +148,10 @@ def test_report_is_made_again_without_computing(
     for file in [*made, folder / "results.md", folder / "results.json"]:
         file.unlink()
     started = counted_processes(monkeypatch)
+    runner.Results(folder).ask([])  # as if the last grid had been another
     assert main(["report", "--out", str(folder)]) == 0
+    assert "logreg" not in capsys.readouterr().out
+    assert main(["report", "--all", "--out", str(folder)]) == 0
     assert started == []
     text = (folder / "results.md").read_text()
     assert capsys.readouterr().out.strip() == text.strip()

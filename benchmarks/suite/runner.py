@@ -58,6 +58,11 @@ class Results:
         self.cells.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "grid.json", json.dumps([cell.key for cell in cells], indent=1).encode())
 
+    def ask_all(self) -> None:
+        """Let all cells that are kept be wanted: those of several grids, with settings of their own, in one report."""
+        keys = sorted(path.stem for path in self.cells.glob("*.json"))
+        write_whole(self.folder / "grid.json", json.dumps(keys, indent=1).encode())
+
     def asked(self) -> list[Record]:
         """The records of the cells that were wanted last, as far as there are any."""
         try:
