@@ -20,6 +20,7 @@ from featx.extraction import Progress, extract
 from featx.heads import Head, make_head
 from featx.images import quiet_pillow
 from featx.recipe import Recipe, load_file
+from featx.splits import Split
 from featx.tail import Checkpoints, OnEpoch, TailHead
 from featx.training import accuracy, groups_of, probabilities, training_split
 
@@ -91,68 +92,26 @@ def finetune(
         return _plain_head(dataset, plan, validation, random_state, cache_dir, progress)
     features = _features(dataset, plan, cache_dir, progress)
     features_seconds = time.perf_counter() - started
-    if plan.start is not None and plan.start_classes != tuple(features.class_names):
-        raise TrainingError(
-            f"--init knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
-            f"{', '.join(features.class_names[:10])}; expected the same"
-        )
     split = training_split(features, validation, random_state)
-    train, held_out = split.train, split.validation
-    if from_scratch:
-        training = {"learning_rate": SCRATCH_LEARNING_RATE, **training}
-    model = _tail_head(plan, random_state, training)
-    live = Live(features, train, plan) if plan.live else None
-    pictures = train[features.views[train] == 0]
-    X, y = features.rows(train) if live is None else live, features.y
+    model = _tail_head(plan, random_state, {**_usual(from_scratch), **training})
     course = {"params": model.get_params(), "features": features.path.name, "views": asdict(plan.views)}
     course |= {"live": plan.live, "validation": validation, "init": _identity(plan.start), "head_first": head_first}
-    kept = None if checkpoints is None else Checkpoints(Path(checkpoints), course)
-    try:
-        with quiet_pillow(plan.recipe.max_pixels):
-            model.fit(
-                X,
-                y[train],
-                validation_data=(features.rows(held_out), y[held_out]) if len(held_out) else None,
-                progress=progress,
-                **groups_of(features, train),
-                start=plan.start,
-                first=(features.rows(pictures), y[pictures]) if head_first and not from_scratch else None,
-                checkpoints=kept,
-                on_epoch=on_epoch,
-                callback=None if tensorboard is None else _tensorboard(Path(tensorboard)),
-            )
-    except KeyboardInterrupt:
-        where = "" if kept is None else f": {kept.said()}; run the same command again to go on"
-        raise KeyboardInterrupt(f"training was interrupted{where}") from None
-    except ValueError as error:  # scikit-learn's way to say that a head's settings do not fit
-        raise TrainingError(str(error)) from error
-    some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
-    before = probabilities(model, features, held_out)
-    report = {
-        "head": model.head,
-        "train_rows": len(pictures),
-        "train_views": len(train) - len(pictures),
-        "validation_rows": len(held_out),
-        "train_accuracy": accuracy(probabilities(model, features, some), y[some]),
-        "validation_accuracy": accuracy(before, y[held_out]) if len(held_out) else None,
-        "refitted": False,
-        "left_out": len(split.left_out),
-        "epochs": len(model.epoch_seconds_),
-        "random_state": random_state,
-        "temperature": 1.0,
-        "network": plan.division.backbone,
-        "unfreeze": "all" if from_scratch else unfreeze,
-        "cut": plan.division.cut,
-        "live_augment": plan.live,
-        "best_epoch": model.best_epoch_,
-        "stopped": model.stopped_,
-        "start_validation_accuracy": None if model.start_ is None else model.start_[1],
-        "features_seconds": features_seconds,
-        "seconds_per_epoch": float(np.median(model.epoch_seconds_[1:] or model.epoch_seconds_)),
-        "history": model.history_,
-        "seconds": time.perf_counter() - started - features_seconds,
-    }
-    return assembled(model, features, report, pictures, held_out, before[:0])
+    _train(
+        model,
+        plan,
+        features,
+        split,
+        head_first=head_first and not from_scratch,
+        progress=progress,
+        checkpoints=None if checkpoints is None else Checkpoints(Path(checkpoints), course),
+        on_epoch=on_epoch,
+        callback=None if tensorboard is None else _tensorboard(Path(tensorboard)),
+    )
+    held_out = probabilities(model, features, split.validation)
+    report = _report(model, plan, features, split, held_out)
+    report |= {"unfreeze": "all" if from_scratch else unfreeze, "features_seconds": features_seconds}
+    report |= {"seconds": time.perf_counter() - started - features_seconds}
+    return assembled(model, features, report, _pictures(features, split.train), split.validation, held_out[:0])
 
 
 @dataclass(frozen=True)
@@ -289,6 +248,83 @@ def _plain_head(
     classifier.report |= {"unfreeze": "none", "features_seconds": features_seconds, "history": history}
     classifier.report["seconds_per_epoch"] = classifier.report["seconds"] / max(1, classifier.report["epochs"] or 1)
     return classifier
+
+
+def _train(
+    model: TailHead,
+    plan: _Plan,
+    features: Features,
+    split: Split,
+    *,
+    head_first: bool,
+    checkpoints: Checkpoints | None,
+    **told: Any,
+) -> None:
+    """Fit tail and head on the training rows of a split."""
+    if plan.start is not None and plan.start_classes != tuple(features.class_names):
+        raise TrainingError(
+            f"--init knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
+            f"{', '.join(features.class_names[:10])}; expected the same"
+        )
+    train, held_out, y = split.train, split.validation, features.y
+    pictures = _pictures(features, train)
+    try:
+        with quiet_pillow(plan.recipe.max_pixels):
+            model.fit(
+                Live(features, train, plan) if plan.live else features.rows(train),
+                y[train],
+                validation_data=(features.rows(held_out), y[held_out]) if len(held_out) else None,
+                **groups_of(features, train),
+                start=plan.start,
+                first=(features.rows(pictures), y[pictures]) if head_first else None,
+                checkpoints=checkpoints,
+                **told,
+            )
+    except KeyboardInterrupt:
+        kept = "" if checkpoints is None else f": {checkpoints.said()}; run the same command again to go on"
+        raise KeyboardInterrupt(f"training was interrupted{kept}") from None
+    except ValueError as error:  # scikit-learn's way to say that a head's settings do not fit
+        raise TrainingError(str(error)) from error
+
+
+def _report(
+    model: TailHead, plan: _Plan, features: Features, split: Split, held_out: NDArray[np.float32]
+) -> dict[str, Any]:
+    """How training went, and how the classifier does; ``held_out`` are its probabilities of the validation rows."""
+    pictures = _pictures(features, split.train)
+    some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
+    y = features.y
+    return {
+        "head": model.head,
+        "train_rows": len(pictures),
+        "train_views": len(split.train) - len(pictures),
+        "validation_rows": len(split.validation),
+        "train_accuracy": accuracy(probabilities(model, features, some), y[some]),
+        "validation_accuracy": accuracy(held_out, y[split.validation]) if len(split.validation) else None,
+        "refitted": False,
+        "left_out": len(split.left_out),
+        "epochs": len(model.epoch_seconds_),
+        "random_state": model.random_state,
+        "temperature": 1.0,
+        "network": model.division["backbone"],
+        "cut": model.division["cut"],
+        "live_augment": plan.live,
+        "best_epoch": model.best_epoch_,
+        "stopped": model.stopped_,
+        "start_validation_accuracy": None if model.start_ is None else model.start_[1],
+        "seconds_per_epoch": float(np.median(model.epoch_seconds_[1:] or model.epoch_seconds_)),
+        "history": model.history_,
+    }
+
+
+def _pictures(features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the rows that are the pictures themselves."""
+    pictures: NDArray[np.int64] = rows[features.views[rows] == 0]
+    return pictures
+
+
+def _usual(from_scratch: str | None) -> dict[str, Any]:
+    return {"learning_rate": SCRATCH_LEARNING_RATE} if from_scratch else {}
 
 
 def _features(dataset: str | Path, plan: _Plan, cache_dir: str | Path, progress: Progress | None) -> Features:

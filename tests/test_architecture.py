@@ -53,6 +53,7 @@ ARROWS: dict[str, set[str]] = {
         "recipe",
         "extraction",
         "heads",
+        "splits",
         "tail",
         "training",
         "classifier",
