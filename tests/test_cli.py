@@ -30,6 +30,7 @@ import featx
 from featx.backbones import Trunk
 from featx.cli import app
 from featx.errors import WeightsError
+from featx.heads import HEADS
 from featx.images import MAX_PIXELS
 
 ROOT = Path(featx.__file__).parents[1]
@@ -1173,6 +1174,32 @@ def test_the_readmes_own_pictures_work_as_written(make_dataset: Callable[..., Pa
     assert measured["accuracy"] == regression["validation_accuracy"]
     assert len(predicted["predictions"]) == 4 and len(Path("new.csv").read_text().splitlines()) == 5
     assert checked["ok"] is True and checked["rows"] == 20
+
+
+def test_the_readmes_fine_tuning_works_as_written(make_dataset: Callable[..., Path], own: tuple[str, ...]) -> None:
+    """Only the networks are smaller, and the training short."""
+    make_dataset(each=10).rename("photos")
+    smaller = {"block5_conv1": "last", "backbones vgg16": f"backbones {own[1]}", "--size 128": "--size 48"}
+    smaller |= {"--backbone resnet50": shlex.join(own), "--epochs 50": ""}
+    found = {}
+    for section in ("### Fine-tuning, from the cache", "### Is fine-tuning worth it?"):
+        block = re.search(r"```sh\n(.*?)```", README.split(section)[1], re.DOTALL)
+        assert block
+        for line in block[1].splitlines():
+            for long, short in smaller.items():
+                line = line.replace(long, short)
+            words = shlex.split(line, comments=True)[1:]
+            if words[0] == "finetune" and "--from-scratch" not in words:
+                words += own
+            course = ["--epochs", 1] if words[0] != "backbones" else []
+            found[" ".join(words[:4])] = answer(*words, *course)
+    assert [key.split()[0] for key in found] == ["backbones", "finetune", "finetune", "finetune", "compare"]
+    layers, tail, whole, scratch, compared = found.values()
+    assert [row["name"] for row in layers["layers"] if row["trains"]] == ["last"]
+    assert (tail["cut"], tail["train_views"]) == ("pool", 4 * tail["train_rows"])
+    assert (whole["cut"], whole["live_augment"]) == ("pixels", True)
+    assert (scratch["network"], scratch["cut"]) == ("cnn4", "pixels")
+    assert {method["name"] for method in compared["methods"]} == {*HEADS, "tail"}
 
 
 # ------------------------------------------------------------------------------------------------------------- the demo
