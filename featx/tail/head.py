@@ -25,6 +25,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant")
 KEPT = ("best", "last")
 WARM_UP = 0.05  # share of the steps in which the learning rate rises to its full height, on the cosine schedule
+LARGEST_HALF = 6e4  # of float16, nearly
 MEAN_ROWS = 256  # pictures that are read at once for the mean image
 
 
@@ -262,8 +263,9 @@ class TailHead(Head):
 
         def outputs(rows: Any) -> NDArray[Any]:
             blocks = in_batches(tail, rows, self.batch_size)
-            if head.input == "flat":  # in full they may be large
-                return np.concatenate([block.astype(np.float16) for block in blocks])
+            if head.input == "flat":  # in full they may be large; as float32 only if they must be
+                small = (b.astype(np.float16) if np.abs(b).max(initial=0) < LARGEST_HALF else b for b in blocks)
+                return np.concatenate(list(small))
             return np.concatenate([as_rows(block, head.input) for block in blocks])
 
         held_out = None
