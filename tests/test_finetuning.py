@@ -181,6 +181,15 @@ def test_the_head_comes_first(tune: Any, make_dataset: Make, residual: str, tmp_
     assert spoiled.report["validation_accuracy"] >= plain.report["validation_accuracy"]
 
 
+def test_the_last_epoch_is_kept_if_asked_for(tune: Any, make_dataset: Make) -> None:
+    """Then the validation rows choose nothing, not even when to stop."""
+    dataset = make_dataset(classes=3, each=16)
+    options = {"unfreeze": "mix", "epochs": 4, "patience": 1, "learning_rate": 3.0}  # which does no good
+    best, last = tune(dataset, **options), tune(dataset, **options, keep="last")
+    assert (best.report["stopped"], best.report["best_epoch"]) == ("patience", 0)
+    assert (last.report["stopped"], last.report["epochs"], last.report["best_epoch"]) == ("epochs", 4, 4)
+
+
 def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=3, each=16)
     first = tune(dataset, unfreeze="none", head="mlp", head_params={"epochs": 3, "hidden": 8, "input": "flat"})
