@@ -61,6 +61,13 @@ def run(lesson: Lesson) -> None:
                 note=confusion,
             )
     lesson.measure("mobilenetv2, bn-mlp with mixup, augmented", "imagenet", mixed, note=confusion)
+    larger = featx.extract(data, cache_dir=lesson.cache, resize="pad", **lesson.real())
+    lesson.measure(
+        "mobilenetv2 at 224 pixels, logreg",
+        "imagenet",
+        lambda seed: featx.fit(larger.features, "logreg"),
+        note=confusion,
+    )
 
 
 def confused(one: str, other: str) -> Any:
