@@ -70,6 +70,8 @@ def test_what_is_measured_is_kept(split_set: Path, tiny_backbone: str, tmp_path:
         rows.append(lesson.measure("ridge", "none", train, note=lambda classifier, features: str(len(features))))
     assert trainings == [0, 1]
     assert rows[0] == rows[1]
+    Lesson("lesson", split_set, tmp_path, tmp_path, seeds=(2, 3)).measure("ridge", "none", train)
+    assert trainings == [0, 1, 2, 3]  # other seeds are another row
     assert (rows[0].notes, len(rows[0].accuracies)) == ("32", 2)
 
 
@@ -94,5 +96,5 @@ def test_from_labels_to_alexnet_and_support_vectors(
     with Image.open(tmp_path / "quick" / "mean-image.png") as mean:
         assert mean.size == (99, 99)
         assert 50 < np.asarray(mean, np.float64).mean() < 200
-    model: Any = featx.Classifier.load(tmp_path / "quick" / "models" / "alexnet-0")
+    model: Any = featx.Classifier.load(tmp_path / "quick" / "models" / "alexnet-stripes-0")
     assert model.report["network"] == "alexnet"

@@ -27,7 +27,7 @@ def run(lesson: Lesson) -> None:
     labels = label_file(lesson.pictures(), lesson.out / "labels")
 
     def alexnet(seed: int) -> featx.Classifier:
-        folder = lesson.out / "models" / f"alexnet-{seed}"
+        folder = lesson.out / "models" / f"alexnet-{lesson.data.name}-{seed}"
         if not folder.is_dir():
             kept, epochs = folder.with_name(f"{folder.name}.partial"), lesson.epochs(30)
             options: dict[str, Any] = {
@@ -40,12 +40,11 @@ def run(lesson: Lesson) -> None:
         return featx.Classifier.load(folder)
 
     def svm_on_alexnet(seed: int) -> featx.Classifier:
-        file = lesson.out / "models" / f"alexnet-{seed}.keras"
+        file = lesson.out / "models" / f"alexnet-{lesson.data.name}-{seed}.keras"
         alexnet(seed).head.model_.tail.save(file)
         done = featx.extract(labels, backbone=str(file), preprocess="none", cache_dir=lesson.cache)
         return featx.fit(done.features, "svm", input="flat", random_state=seed)
 
-    real = featx.extract(labels, cache_dir=lesson.cache, **lesson.real())
     lesson.measure(
         f"alexnet from nothing, {SIZE} pixels",
         "none",
@@ -54,6 +53,7 @@ def run(lesson: Lesson) -> None:
         note=lambda classifier, features: told_of(lesson, classifier, features),
     )
     lesson.measure("svm on alexnet's features", "none", svm_on_alexnet)
+    real = featx.extract(labels, cache_dir=lesson.cache, **lesson.real())
     lesson.measure("svm on mobilenetv2's features", "imagenet", lambda seed: featx.fit(real.features, "svm"))
 
 
@@ -90,7 +90,9 @@ def told_of(lesson: Lesson, classifier: featx.Classifier, features: featx.Featur
     train = np.flatnonzero(np.isin(features.ids, classifier.train_ids))
     total = sum(features.X(rows).sum(axis=0) for rows in np.array_split(train, 8))
     Image.fromarray((total / len(train)).round().astype(np.uint8)).save(lesson.out / "mean-image.png")
-    history = (lesson.out / "models" / "alexnet-0" / "history.csv").read_text().splitlines()
+    seed = classifier.report["random_state"]
+    folder = lesson.out / "models" / f"alexnet-{lesson.data.name}-{seed}"
+    history = (folder / "history.csv").read_text().splitlines()
     first, last = (line.split(",")[1] for line in (history[1], history[-1]))
     aside = ", ".join(f"{path}: {reason}" for path, reason in features.quarantine)
     return f"set aside: {aside}; loss from {float(first):.2f} to {float(last):.2f}; mean-image.png"

@@ -110,13 +110,15 @@ class Lesson:
         note: Callable[[featx.Classifier, Any], str] = lambda classifier, features: "",
     ) -> Row:
         """Train once a seed, measure on the test pictures, and keep the row; one that is kept is not trained again."""
-        file = self.out / "rows" / f"{self.name}-{variant}-{weights}.json".replace(" ", "-").replace("/", "-")
+        seeds = self.seeds if seeds is None else seeds
+        asked = f"{self.name}-{self.data.name}-{variant}-{weights}-seeds-{'-'.join(map(str, seeds))}.json"
+        file = self.out / "rows" / asked.replace(" ", "-").replace("/", "-")
         if file.is_file():
             row = Row(**json.loads(file.read_text()))
         else:
             self.say(f"{variant}, {weights} weights ...")
             accuracies, epochs, seconds, notes = [], [], [], ""
-            for seed in self.seeds if seeds is None else seeds:
+            for seed in seeds:
                 started = time.perf_counter()
                 classifier = train(seed)
                 seconds.append(time.perf_counter() - started)

@@ -41,11 +41,10 @@ def run(lesson: Lesson) -> None:
         published="87.5 % (500 pictures a class, 200 epochs)",
         note=confusion,
     )
-    networks: list[tuple[str, str, dict[str, Any], str, tuple[int, ...]]] = [
-        ("vgg16", "random", {"backbone": "vgg16", "weights": "random"}, "block5_conv1", one),
-        ("mobilenetv2", "imagenet", lesson.real(), "block_16_expand", lesson.seeds),
-    ]
-    for name, weights, network, layer, seeds in networks:
+    random = {"backbone": "vgg16", "weights": "random"}
+    networks = [("vgg16", "random", "block5_conv1", one), ("mobilenetv2", "imagenet", "block_16_expand", lesson.seeds)]
+    for name, weights, layer, seeds in networks:
+        network = random if weights == "random" else lesson.real()
         ways: list[tuple[str, dict[str, Any], str]] = [
             ("head alone", {"unfreeze": "none"}, "a little over 80 % (validation)"),
             (f"{layer} on", {"unfreeze": layer}, "82.2 %"),

@@ -37,9 +37,9 @@ def run(lesson: Lesson) -> None:
             data, epochs=epochs, random_state=seed, cache_dir=lesson.cache, **{**TRAINING, **settings}
         )
 
+    lesson.measure("vgg16 from layer 13 on", "random", lambda seed: train(seed, **VGG16), seeds=lesson.seeds[:1])
     real: dict[str, Any] = {**lesson.real(), "unfreeze": "auto"}
     gentle = {**real, "head_first": True, "head_params": {"hidden": 64}}
-    lesson.measure("vgg16 from layer 13 on", "random", lambda seed: train(seed, **VGG16), seeds=lesson.seeds[:1])
     lesson.measure("mobilenetv2", "imagenet", lambda seed: train(seed, **real))
     lesson.measure(
         "mobilenetv2, the head first", "imagenet", lambda seed: train(seed, **gentle), note=prediction_of(lesson)

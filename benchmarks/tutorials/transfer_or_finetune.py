@@ -18,11 +18,9 @@ HEAD: dict[str, Any] = {"head": "logreg", "head_params": {"input": "flat"}}  # F
 def run(lesson: Lesson) -> None:
     """Both ways with ResNet50 (random weights, to see that they run) and with MobileNetV2's real ones."""
     data = lesson.pictures()
-    networks: list[tuple[str, dict[str, Any], str, str]] = [
-        ("resnet50", {"backbone": "resnet50", "weights": "random"}, "random", "168"),
-        ("mobilenetv2", lesson.real(), "imagenet", "block_16_expand"),
-    ]
-    for name, network, weights, layer in networks:
+    random = {"backbone": "resnet50", "weights": "random"}
+    for name, weights, layer in (("resnet50", "random", "168"), ("mobilenetv2", "imagenet", "block_16_expand")):
+        network = random if name == "resnet50" else lesson.real()
         seeds = lesson.seeds if weights == "imagenet" else lesson.seeds[:1]
 
         def train(seed: int, unfreeze: str, network: dict[str, Any] = network) -> featx.Classifier:
