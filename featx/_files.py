@@ -19,6 +19,12 @@ def write_whole(path: Path, data: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def history_csv(history: dict[str, list[float]]) -> bytes:
+    """A training's history as CSV: a column a measure, a line an epoch, counted from 1."""
+    lines = [["epoch", *history], *([n, *row] for n, row in enumerate(zip(*history.values(), strict=True), 1))]
+    return "".join(",".join(map(str, line)) + "\n" for line in lines).encode()
+
+
 def sync(path: Path) -> None:
     """Make a file or folder survive a power cut. Windows cannot sync a folder and does not need to."""
     if path.is_dir() and os.name == "nt":

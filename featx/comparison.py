@@ -117,7 +117,7 @@ def compare(
     """
     if repeats < 2 or not heads or validation <= 0:
         raise TrainingError("a comparison needs two repeats or more, a head at least, and validation rows")
-    asked = Recipe(**recipe)
+    asked = Recipe(**{"random_state": random_state, **recipe})
     tell = progress or _silent
     done = extract(dataset, cache_dir=cache_dir, progress=progress, **asdict(asked))
     features = load_features(done.features)
@@ -127,7 +127,7 @@ def compare(
 
     def tuned(layer: str) -> Callable[[int], Classifier]:
         course: dict[str, Any] = {"epochs": epochs, "keep": "last", "validation": validation, "cache_dir": cache_dir}
-        course |= {"progress": progress, **_without_seed(asked)}
+        course |= {"progress": progress, "weights_random_state": asked.random_state, **_without_seed(asked)}
         return lambda seed: finetune(dataset, unfreeze=layer, random_state=seed, **course)
 
     ways: list[tuple[str, Callable[[int], Classifier], float | None]]
@@ -145,7 +145,7 @@ def compare(
 
 
 def _without_seed(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's fields but for the seed of random weights, which there is the one of the training."""
+    """The recipe's fields but for the seed of random weights, which fine-tuning takes under another name."""
     return {name: value for name, value in asdict(recipe).items() if name != "random_state"}
 
 

@@ -44,6 +44,7 @@ def finetune(
     views: Views | None = None,
     validation: float = 0.2,
     random_state: int = 0,
+    weights_random_state: int | None = None,
     cache_dir: str | Path = "cache",
     checkpoints: str | Path | None = None,
     progress: Progress | None = None,
@@ -70,6 +71,7 @@ def finetune(
         views: augmentations to cache, how many and how they vary; live, how they vary.
         validation: share to hold out if the data set does not say; 0 trains on all rows for all epochs.
         random_state: seed of everything random.
+        weights_random_state: seed of a network's random weights, by default ``random_state``.
         cache_dir: the cache folder.
         checkpoints: folder to keep the state of training in; one that is there is gone on from.
         progress: called with what is going on, how much is done, and of how much.
@@ -87,6 +89,7 @@ def finetune(
     """
     started = time.perf_counter()
     recipe, training = _of_recipe_and_training(settings)
+    recipe["random_state"] = random_state if weights_random_state is None else weights_random_state
     plan = _plan(unfreeze, from_scratch, init, recipe, head, head_params, live_augment, checked(views))
     if plan.division is None:
         return _plain_head(dataset, plan, validation, random_state, cache_dir, progress)
@@ -123,6 +126,7 @@ class _Plan:
         recipe: of the features that are cached: what the trunk gives at the cut, or pixels.
         weights: of the network.
         head, head_params: on the network's end.
+        weights_random_state: seed of them, if they are random.
         start: a fitted head to start from; ``start_classes`` are its classes.
         live: whether pictures are decoded anew in each epoch.
         views: how training pictures vary.
@@ -137,6 +141,7 @@ class _Plan:
     live: bool
     views: Views
     start_classes: tuple[str, ...] = ()
+    weights_random_state: int = 0
 
 
 def _plan(
@@ -174,7 +179,7 @@ def _plan(
         from_pixels=from_pixels,
     )
     cached = replace(recipe, layer=parts.cut, pooling="none") if parts.cut != PIXELS else _pixels(recipe, parts.size)
-    return _Plan(parts, cached, recipe.weights, *chosen, start, live, views, classes)
+    return _Plan(parts, cached, recipe.weights, *chosen, start, live, views, classes, recipe.random_state)
 
 
 def _from_scratch(
@@ -209,7 +214,7 @@ def _network_of(fitted: Classifier, asked: dict[str, Any]) -> dict[str, Any]:
     """The recipe's fields of the network that a classifier's head was fitted on."""
     own, usual = asdict(fitted.recipe), asdict(Recipe())
     for name, value in asked.items():
-        if value not in (own[name], usual[name]):
+        if name != "random_state" and value not in (own[name], usual[name]):
             raise TrainingError(
                 f"--init brings its own network, whose {name} is {own[name]}, not {value}; leave it out"
             )
@@ -336,7 +341,8 @@ def _features(dataset: str | Path, plan: _Plan, cache_dir: str | Path, progress:
 def _of_recipe_and_training(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of the network and its pictures, and those of training."""
     of_recipe = {field.name for field in fields(Recipe)}
-    of_training = [name for name in TailHead._get_param_names() if name not in ("division", "head", "head_params")]
+    not_given = ("division", "head", "head_params", "weights_random_state")
+    of_training = [name for name in TailHead._get_param_names() if name not in not_given]
     for name in settings:
         if name not in of_recipe and name not in of_training:
             raise TrainingError(f"fine-tuning has no setting {name!r}; it takes {', '.join(sorted(of_training))}")
@@ -349,6 +355,7 @@ def _tail_head(plan: _Plan, random_state: int, training: dict[str, Any]) -> Tail
     return TailHead(
         division,
         weights=plan.weights,
+        weights_random_state=plan.weights_random_state,
         head=plan.head,
         head_params=plan.head_params,
         random_state=random_state,

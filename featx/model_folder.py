@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._files import write_whole
+from featx._files import history_csv, write_whole
 from featx.errors import FeatxError, ModelError
 from featx.images import LITTER, content_id
 
@@ -57,7 +57,7 @@ def write_folder(
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"arrays-{content}.npz", file.getvalue())
         if history:
-            write_whole(folder / HISTORY, _history_csv(history))
+            write_whole(folder / HISTORY, history_csv(history))
         else:
             (folder / HISTORY).unlink(missing_ok=True)
         text = json.dumps({**about, "digest": digest(about)}, indent=1, ensure_ascii=False)
@@ -103,11 +103,6 @@ def damage_named(folder: str | Path) -> Iterator[None]:
 def digest(about: dict[str, Any]) -> str:
     """BLAKE2b-128 of what ``classifier.json`` says, but for the digest itself."""
     return content_id(json.dumps(about, sort_keys=True).encode())
-
-
-def _history_csv(history: dict[str, list[float]]) -> bytes:
-    lines = [["epoch", *history], *([n, *row] for n, row in enumerate(zip(*history.values(), strict=True), 1))]
-    return "".join(",".join(map(str, line)) + "\n" for line in lines).encode()
 
 
 def _read_arrays(folder: Path, content: str) -> dict[str, NDArray[Any]]:

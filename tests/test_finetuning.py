@@ -181,6 +181,27 @@ def test_the_head_comes_first(tune: Any, make_dataset: Make, residual: str, tmp_
     assert spoiled.report["validation_accuracy"] >= plain.report["validation_accuracy"]
 
 
+def test_random_weights_are_one_network_before_and_behind_the_cut(make_dataset: Make, tmp_path: Path) -> None:
+    """Whatever the seed of training: with nothing trained yet, cutting changes nothing."""
+    dataset, cache = make_dataset(classes=2, each=6), tmp_path / "cache"
+    network: dict[str, Any] = {"backbone": "mobilenetv2-0.35", "weights": "random", "size": 32, "cache_dir": cache}
+    plain = featx.finetune(dataset, unfreeze="none", random_state=3, head_params={"C": 0.1}, **network)
+    course: dict[str, Any] = {"unfreeze": "block_16_project", "epochs": 1, "learning_rate": 1e-12, "dtype": "float32"}
+    for seed, weights_seed in ((3, None), (5, 3)):
+        tuned = featx.finetune(
+            dataset, random_state=seed, weights_random_state=weights_seed, validation=0, **course, **network
+        )
+        assert tuned.spec["weights"] == "random-3"
+        tail = tuned.head.model_.tail  # type: ignore[attr-defined]
+        trunk = featx.build_trunk("mobilenetv2-0.35", weights="random", size=32, random_state=3)
+        features = tuned.features()
+        pictures = np.stack([np.asarray(picture(0, n).resize((32, 32), 2)) for n in range(6)])
+        np.testing.assert_allclose(
+            tail.predict_on_batch(features.X(slice(0, 6))), trunk(pictures), rtol=1e-3, atol=1e-3
+        )
+    assert plain.spec["weights"] == "random-3"
+
+
 def test_the_last_epoch_is_kept_if_asked_for(tune: Any, make_dataset: Make) -> None:
     """Then the validation rows choose nothing, not even when to stop."""
     dataset = make_dataset(classes=3, each=16)

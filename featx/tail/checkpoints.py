@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._files import sync, write_whole
+from featx._files import history_csv, sync, write_whole
 from featx.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -122,13 +121,8 @@ class Checkpoints:
 
     def log(self, history: dict[str, list[float]]) -> None:
         """Write the history of the epochs so far."""
-        lines = [["epoch", *history], *([n, *row] for n, row in enumerate(zip(*history.values(), strict=True), 1))]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / HISTORY, "".join(",".join(map(str, line)) + "\n" for line in lines).encode())
+            write_whole(self.folder / HISTORY, history_csv(history))
         except OSError as error:
             raise TrainingError(f"{self.folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
-
-    def discard(self) -> None:
-        """Remove the folder: the training is done and saved."""
-        shutil.rmtree(self.folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 
 from featx._keras import load_keras
-from featx.backbones import Division, build_tail, subtract_mean_image, subtracts_mean_image
+from featx.backbones import SCRATCH, Division, build_tail, subtract_mean_image, subtracts_mean_image
 from featx.errors import ModelError, TrainingError, one_line
 from featx.heads import Groups, Head, as_rows, head_layers, layer_weights, make_head
 from featx.tail.batches import in_batches
@@ -39,6 +39,7 @@ class TailHead(Head):
     Args:
         division: the fields of a :class:`featx.backbones.Division`: which network, cut where, which layers train.
         weights: of the network to start from; see :func:`featx.build_trunk`.
+        weights_random_state: seed of them, if they are random: that of the trunk, whatever seed training has.
         head: name of the head on the tail.
         head_params: its settings.
         optimizer: ``adamw`` (Loshchilov & Hutter 2019), ``adam`` or ``sgd``.
@@ -71,6 +72,7 @@ class TailHead(Head):
         division: dict[str, Any],
         *,
         weights: str = "imagenet",
+        weights_random_state: int = 0,
         head: str = "logreg",
         head_params: dict[str, Any] | None = None,
         optimizer: str = "adamw",
@@ -87,6 +89,7 @@ class TailHead(Head):
     ) -> None:
         self.division = division
         self.weights = weights
+        self.weights_random_state = weights_random_state
         self.head = head
         self.head_params = head_params
         self.optimizer = optimizer
@@ -208,7 +211,9 @@ class TailHead(Head):
         return self._model
 
     def _built_tail(self, weights: str | None) -> Any:
-        return build_tail(Division(**self.division), weights=weights, random_state=self.random_state)
+        division = Division(**self.division)
+        seed = self.random_state if division.backbone in SCRATCH else self.weights_random_state
+        return build_tail(division, weights=weights, random_state=seed)
 
     def _assemble(self, tail: Any, head: Head | None) -> None:
         shape = tail.output_shape[1:]
