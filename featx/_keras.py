@@ -25,7 +25,7 @@ def load_keras() -> Any:
     logging.getLogger("tensorflow").setLevel(
         logging.ERROR
     )  # "5 out of the last 5 calls triggered retracing": of 5 models
-    with _native_stderr_held_back():
+    with held_back():
         import keras
 
         keras.ops.zeros((1,))  # the first operation looks for devices, and says so at length
@@ -33,7 +33,7 @@ def load_keras() -> Any:
 
 
 @contextlib.contextmanager
-def _native_stderr_held_back() -> Iterator[None]:
+def held_back() -> Iterator[None]:
     """Hold back what C++ libraries write to file descriptor 2; show it after all if the block fails."""
     try:
         sys.stderr.flush()

@@ -25,7 +25,8 @@ from featx.extraction import Progress, extract
 from featx.heads import HEADS, Head, make_head
 from featx.images import list_files, quiet_pillow
 from featx.model_folder import damage_named, read_folder, write_folder
-from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_file, run_trunk
+from featx.pipeline import as_stored, load_file, run_trunk
+from featx.recipe import Recipe
 from featx.tail import TailHead
 from featx.training import accuracy, groups_of, inputs, probabilities, split_of, training_split
 
@@ -92,7 +93,7 @@ class Classifier:
         self,
         paths: Iterable[str | Path],
         *,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[list[Prediction], list[tuple[str, str]]]:
         """Predict pictures, given by file or by folder, from their pixels.
@@ -160,7 +161,7 @@ class Classifier:
             left_out=left_out,
         )
 
-    def doctor(self, features: Features, n_rows: int = 32, *, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
+    def doctor(self, features: Features, n_rows: int = 32, *, batch_size: int | None = None) -> dict[str, Any]:
         """Compare probabilities from cached features with those from the pictures' own pixels.
 
         Returns:

@@ -8,17 +8,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from featx.augmentation import Views, checked
-from featx.backbones import Trunk
 from featx.cache import (
-    BlockWriter,
     CacheFolder,
     Features,
     MissingRowsError,
@@ -36,18 +34,18 @@ from featx.cache import (
     spec_difference,
     write_features,
 )
-from featx.errors import CacheError, DatasetError, ExtractionError, FileReadError, PictureError
-from featx.images import Listing, Picture, content_id, list_dataset, quiet_pillow, read_file
-from featx.recipe import BATCH_SIZE, Recipe, as_stored, in_threads, load_file, run_trunk_on_views
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from featx.computing import Outcome, Share, TrunkChangedError, Wanted, compute, refuse
+from featx.errors import CacheError, ExtractionError, FileReadError, PictureError
+from featx.images import Listing, Picture, content_id, list_dataset, read_file
+from featx.pipeline import in_threads
+from featx.recipe import Recipe
+from featx.spreading import Workers, WorkersLostError, spread
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]  # what is going on, how much is done, of how much
-BLOCK_ROWS = 256  # at most this many rows are lost when the process is killed
 VERIFY_BYTES = 2**30  # how much of a finished file a run with nothing to do looks through
+LOST_AT_MOST = 3  # times in a row that workers may die without having written anything
 RACY_NS = 2_000_000_000  # a file changed this recently may change again within the same tick of its clock
 
 
@@ -57,7 +55,9 @@ class Extraction:
 
     ``rows`` counts pictures, ``view_rows`` the rows that training pictures have besides, so that ``shape[0]`` is
     ``rows + view_rows``; ``views`` is how many were asked for. ``computed`` counts rows that went through the trunk,
-    ``reused`` the others: found in the cache folder, or copies of a picture that was computed.
+    ``reused`` the others: found in the cache folder, or copies of a picture that was computed. ``profile`` says where
+    the time went, in seconds: ``list``, ``read``, ``decode``, ``resize``, ``trunk`` and ``write`` by all threads
+    together, ``waiting`` in which the trunk had nothing to do, and ``assemble`` for putting the file together.
     """
 
     features: str
@@ -76,13 +76,15 @@ class Extraction:
     ignored: int = 0
     views: int = 1
     view_rows: int = 0
+    profile: dict[str, float] = field(default_factory=dict)
 
 
 def extract(
     dataset: str | Path,
     *,
     cache_dir: str | Path = "cache",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
+    workers: str | int = 1,
     strict: bool = False,
     views: Views | None = None,
     progress: Progress | None = None,
@@ -96,7 +98,10 @@ def extract(
     Args:
         dataset: a folder (``CLASS/*``, ``train/CLASS/*`` ..., or flat) or a label file.
         cache_dir: the cache folder.
-        batch_size: pictures a call of the trunk.
+        batch_size: pictures a call of the trunk; by default as many as suit the device and its memory.
+        workers: ``1``: this process; another number: so many processes; ``gpus``: one for each GPU;
+            ``dask://HOST:PORT`` or ``ray://HOST:PORT``: those of a cluster that sees data set and cache folder under
+            the same paths.
         strict: fail on the first picture that cannot be read, instead of quarantining it.
         views: how many views of each labelled picture of ``train``, or of no split, there are to be; by default the
             picture itself. All other pictures have view 0 only.
@@ -108,12 +113,13 @@ def extract(
         ExtractionError: values that cannot be stored, or no picture that can be read.
     """
     started = time.perf_counter()
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ExtractionError(f"batch_size must be at least 1, got {batch_size}")
-    run = _Run(dataset, Recipe(**recipe), views, CacheFolder(cache_dir), batch_size, strict, progress or _silent)
+    run = _Run(
+        dataset, Recipe(**recipe), views, CacheFolder(cache_dir), progress, batch_size, Workers.parse(workers), strict
+    )
     features = run.finish()
     pictures = int((features.views == 0).sum())
-    compute_seconds = max(run.compute_seconds, 1e-9)
     return Extraction(
         features=str(features.path),
         listed=len(run.listing.pictures),
@@ -124,13 +130,14 @@ def extract(
         shape=features.shape,
         dtype=str(features.dtype),
         seconds=time.perf_counter() - started,
-        images_per_second=run.computed / compute_seconds if run.computed else 0.0,
+        images_per_second=run.computed / max(run.compute_seconds, 1e-9),
         engine=run.engine,
         spec=run.spec,
         quarantine=features.quarantine,
         ignored=len(run.listing.ignored),
         views=run.views.n,
         view_rows=len(features) - pictures,
+        profile={stage: round(seconds, 4) for stage, seconds in run.profile.items()},
     )
 
 
@@ -150,7 +157,7 @@ def explain(
         ``other_specs``: for each feature file of this data set made by another spec, or with views made by other
         settings, how these differ.
     """
-    run = _Run(dataset, Recipe(**recipe), views, CacheFolder(cache_dir), BATCH_SIZE, False, progress or _silent)
+    run = _Run(dataset, Recipe(**recipe), views, CacheFolder(cache_dir), progress)
     missing = run.missing(run.store.find_rows(run.spec, run.damaged(), run.keys()))
     computed = sum(map(len, missing.values()))
     others = [(str(f.path), run.differences(f)) for f in run.store.features(root=run.root)]
@@ -173,31 +180,42 @@ class _Run:
         recipe: Recipe,
         views: Views | None,
         store: CacheFolder,
-        batch_size: int,
-        strict: bool,
-        progress: Progress,
+        progress: Progress | None,
+        batch_size: int | None = None,
+        workers: Workers | None = None,
+        strict: bool = False,
     ) -> None:
-        self.recipe, self.store, self.batch_size = recipe, store, batch_size
-        self.strict, self.progress = strict, progress
+        self.recipe, self.store, self.progress = recipe, store, progress or _silent
+        self.batch_size, self.workers, self.strict = batch_size, workers or Workers(), strict
         self.views = checked(views)
         self.augmentation, self.maker = self.views.settings, made_by(self.views.settings)
+        self.asked: set[RowKey] = set()  # rows that were to be computed
         self.computed, self.compute_seconds = 0, 0.0
+        self.profile: dict[str, float] = {}
         self.momentary: set[str] = set()
-        self.warned = False
+        self.warned: set[str] = set()
+        self.lost = 0  # how many times in a row workers died without having done anything
+        started = time.perf_counter()
         self.listing: Listing = list_dataset(dataset)
         for folder in self.listing.empty_classes:
             logger.warning("%s/%s holds no pictures; there will be no such class", self.listing.root, folder)
         if self.views.n > 1 and not any(map(_for_training, self.listing.pictures)):
             logger.warning("%s has no labelled training pictures; no views are made", self.listing.root)
         self.root = str(self.listing.root.resolve())
+        listed = time.perf_counter() - started
         self.spec, self.shape, self.engine = self._identify()
+        started = time.perf_counter()
         self.ids, self.stats, self.unreadable = self._census()
+        self._spent("list", listed + time.perf_counter() - started)
         self.unreadable |= self._known_bad()
         if strict:
-            self._refuse(self.unreadable)
-        listed = [[p.path, self.ids.get(p.path, ""), p.label, p.split] for p in self.listing.pictures]
+            refuse(self.unreadable)
+        rows = [[p.path, self.ids.get(p.path, ""), p.label, p.split] for p in self.listing.pictures]
         several = self.augmentation and {"n": self.views.n, **self.augmentation}
-        self.file = store.file_for(self.listing.name, self.spec, listed, several)
+        self.file = store.file_for(self.listing.name, self.spec, rows, several)
+
+    def _spent(self, stage: str, seconds: float) -> None:
+        self.profile[stage] = self.profile.get(stage, 0.0) + seconds
 
     def _identify(self) -> tuple[Spec, tuple[int, ...], str]:
         """Spec, feature shape and engine; from an earlier run's memo if there is one, since building takes seconds."""
@@ -215,6 +233,16 @@ class _Run:
         with contextlib.suppress(CacheError):  # it only saves work
             self.store.write_memo("trunks.json", {**memo, key: known})
         return spec, trunk.feature_shape, trunk.engine
+
+    def _remember(self, engine: str) -> None:
+        """So that a run that has nothing to compute can tell by which engine that was."""
+        if not engine or engine == self.engine:
+            return
+        self.engine = engine
+        key, memo = digest(self.recipe.trunk_key()), self.store.read_memo("trunks.json")
+        if isinstance(memo.get(key), dict):
+            with contextlib.suppress(CacheError):
+                self.store.write_memo("trunks.json", {**memo, key: {**memo[key], "engine": engine}})
 
     def _census(self) -> tuple[dict[str, str], dict[str, Stat], dict[str, str]]:
         """Content id and stat of every listed file, and why some have none. Files that look unchanged are not read."""
@@ -305,9 +333,8 @@ class _Run:
         if features.root != self.root or not self.recipe.files.items() <= features.recipe.items():
             return None  # pictures or weights have moved: the file has to say where they are now
         damaged = features.damaged_rows(VERIFY_BYTES)
-        if damaged and not self.warned:
-            self.warned = True
-            logger.warning("%s: %d rows are damaged and will be replaced", self.file, len(damaged))
+        if damaged:
+            self._warn_once(f"{self.file}: {len(damaged)} rows are damaged and will be replaced")
         return None if damaged else features
 
     def damaged(self) -> set[Place]:
@@ -336,74 +363,92 @@ class _Run:
             except MissingRowsError as error:
                 damaged |= error.places
                 continue
+            self.computed = len(self.asked & found.keys())
             return load_features(self.file)
 
     def _compute(self, missing: dict[str, list[int]]) -> None:
-        total = sum(map(len, missing.values()))
+        share = self._share(missing)
+        self.asked |= {self.key(path, view) for path, views in missing.items() for view in views}
         row_bytes = np.dtype(self.recipe.dtype).itemsize * int(np.prod(self.shape))
-        require_room(self.store.folder, (total + len(self.rows())) * row_bytes)
-        trunk = self._trunk()
-        started = time.perf_counter()
-        failures: dict[str, PictureError] = {}
-        attributes = {"root": self.root, "augmentation": self.augmentation}
-        blocks = BlockWriter(self.store.partial(self.file), BLOCK_ROWS, self.spec, attributes)
+        require_room(self.store.folder, (share.rows + len(self.rows())) * row_bytes)
+        total = Outcome()
         try:
-            with quiet_pillow(self.recipe.max_pixels), blocks:
-                self._fill(blocks, missing, trunk, failures)
+            self._here(share, total) if self.workers.kind == "here" else self._elsewhere(share, total)
         except KeyboardInterrupt:
             what = "pictures" if self.views.n == 1 else "views of pictures"
-            kept = f"{blocks.rows} of {total} {what} are kept in {blocks.folder}"
+            kept = f"{total.rows} of {share.rows} {what} are kept in {share.folder}"
             raise KeyboardInterrupt(f"{kept}; run the same command again to go on") from None
-        finally:
-            self.computed += blocks.rows
-            self.compute_seconds += time.perf_counter() - started
-        self._set_aside(failures)
-
-    def _fill(
-        self, blocks: BlockWriter, missing: dict[str, list[int]], trunk: Trunk, failures: dict[str, PictureError]
-    ) -> None:
-        def load(path: str) -> NDArray[np.uint8]:  # a picture is decoded once for all its views
-            image = load_file(self.listing.root / path, trunk.size, self.recipe, self.ids[path])
-            return np.stack([self.views.augment(image, self.ids[path], view) for view in missing[path]])
-
-        total, done = sum(map(len, missing.values())), 0
-        self.progress("extracting", done, total)
-        for jobs, features in run_trunk_on_views(missing, load, trunk, self.batch_size, failures, self.views.n):
-            stored, wrong = as_stored(features, self.recipe.dtype)
-            for row, why in wrong.items():
-                raise ExtractionError(f"{jobs[row][0]}: {why}")
-            keys = [self.key(path, missing[path][number]) for path, number in jobs]
-            blocks.add(keys, self.stat_rows(path for path, _ in jobs), stored)
-            done = blocks.rows + sum(len(missing[path]) for path in failures)
-            self.progress("extracting", done, total)
-            if self.strict:
-                self._refuse(failures)
-        if done < total:  # the last were unreadable
-            self.progress("extracting", total, total)
-
-    def _trunk(self) -> Trunk:
-        """The trunk that the rows will be filed under, and no other."""
-        self.progress("building the trunk", 0, 0)
-        trunk = self.recipe.trunk()
-        if (self.recipe.spec(trunk), trunk.feature_shape) != (self.spec, self.shape):
+        except TrunkChangedError:
             self.store.write_memo("trunks.json", {})
-            raise ExtractionError("the weights were changed while featx was running; run the same command again")
-        self.engine = trunk.engine
-        return trunk
+            raise
+        finally:
+            self.compute_seconds += total.wall
+            self._remember(total.engine)
+            for stage, seconds in total.seconds.items():
+                self._spent(stage, seconds)
+        self._set_aside(total.failures)
+
+    def _share(self, missing: dict[str, list[int]]) -> Share:
+        stats = {row[0]: row for row in self.stat_rows(missing)}
+        return Share(
+            root=self.listing.root,
+            pictures=tuple(Wanted(p, self.ids[p], tuple(views), stats.get(p)) for p, views in missing.items()),
+            recipe=self.recipe,
+            spec=self.spec,
+            feature_shape=self.shape,
+            views=self.views,
+            folder=self.store.partial(self.file),
+            networks=self.store.networks,
+            attributes={"root": self.root, "augmentation": self.augmentation},
+            batch_size=self.batch_size,
+            strict=self.strict,
+        )
+
+    def _here(self, share: Share, total: Outcome) -> None:
+        self.progress("building the trunk", 0, 0)
+        views = {picture.path: len(picture.views) for picture in share.pictures}
+
+        def on_rows() -> None:
+            done = total.rows + sum(views[path] for path in total.failures)
+            self.progress("extracting", done, share.rows)
+
+        compute(share, total, on_rows)
+        if total.rows < share.rows:  # the last were unreadable
+            self.progress("extracting", share.rows, share.rows)
+
+    def _elsewhere(self, share: Share, total: Outcome) -> None:
+        """By workers; if some are lost, what they have not written is missing, and will be given out anew."""
+        self.progress("extracting", 0, share.rows)
+        started = time.perf_counter()
+        try:
+            for part in spread(share, self.workers):
+                total.add(part)
+                total.wall = time.perf_counter() - started
+                for message in part.notes:
+                    self._warn_once(message)
+                if part.error:
+                    raise part.error
+                self.progress("extracting", total.rows + len(total.failures), share.rows)
+            self.lost = 0
+        except WorkersLostError as error:
+            self.lost = 1 if total.rows else self.lost + 1
+            if self.lost == LOST_AT_MOST:
+                raise
+            logger.warning("%s. What they had not written is done again", error)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            logger.warning("%s", message)
 
     def _set_aside(self, failures: dict[str, PictureError]) -> None:
         if self.strict:
-            self._refuse(failures)
+            refuse(failures)
         # A file that could not be read this time says nothing of its content: its copies, and later runs, try again
         momentary = {path: str(e) for path, e in failures.items() if isinstance(e, FileReadError)}
         reasons = {self.ids[path]: str(e) for path, e in failures.items() if path not in momentary}
         self.unreadable |= {p: reasons[content] for p, content in self.ids.items() if content in reasons} | momentary
         self.momentary |= set(momentary)
-
-    def _refuse(self, unreadable: Mapping[str, object]) -> None:
-        if unreadable:
-            path, reason = next(iter(unreadable.items()))
-            raise DatasetError(f"--strict: {path} cannot be read: {reason}. Mend or remove it, or leave --strict out")
 
     def _assemble(self, found: dict[RowKey, Place]) -> None:
         rows, names = self.rows(), self.listing.class_names
@@ -421,6 +466,7 @@ class _Run:
             "stat": self.stat_rows(sorted(self.ids)),
         }
         self.progress("writing the feature file", 0, 0)
+        started = time.perf_counter()
         write_features(
             self.file,
             gather(places, self.shape, self.recipe.dtype),
@@ -431,11 +477,12 @@ class _Run:
                 "class_names": names,
                 "dataset": self.listing.name,
                 "root": self.root,
-                "recipe": asdict(self.recipe),
+                "recipe": asdict(self.recipe.in_any_engine()),
                 "decoded_by": self.recipe.decoded_by,
                 "augmentation": self.augmentation,
             },
         )
+        self._spent("assemble", time.perf_counter() - started)
 
     def stat_rows(self, paths: Iterable[str]) -> list[StatRow]:
         """Files whose times are so fresh that a later change might not show are left out: they will be read again."""

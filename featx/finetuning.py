@@ -19,7 +19,8 @@ from featx.errors import TrainingError
 from featx.extraction import Progress, extract
 from featx.heads import Head, make_head
 from featx.images import quiet_pillow
-from featx.recipe import Recipe, load_file
+from featx.pipeline import load_file
+from featx.recipe import Recipe
 from featx.splits import Split
 from featx.tail import Checkpoints, OnEpoch, TailHead
 from featx.training import accuracy, groups_of, probabilities, training_split

@@ -1,32 +1,31 @@
-"""The recipe: what to compute from a picture, and computing it for any pictures, with or without a cache."""
+"""The recipe: what to compute from a picture, and the trunk that computes it."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-import numpy as np
 import PIL
 
-from featx.backbones import PIXELS, POOLINGS, Trunk, build_trunk, canonical_name, is_model_file, resolve_size
-from featx.errors import BackboneError, FileReadError, PictureError, WeightsError
-from featx.images import DECODER, MAX_PIXELS, RESIZES, content_id, decode, read_file, resize
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Job = TypeVar("Job", bound=Hashable)
-Result = TypeVar("Result")
-
-BATCH_SIZE = 32
+from featx.backbones import (
+    ENGINES,
+    PIXELS,
+    POOLINGS,
+    PRECISIONS,
+    Trunk,
+    build_trunk,
+    canonical_name,
+    fastest_engine,
+    is_model_file,
+    resolve_size,
+    with_openvino,
+)
+from featx.errors import BackboneError, WeightsError
+from featx.images import DECODER, DRAFT_DECODER, MAX_PIXELS, RESIZES, content_id
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,12 @@ class Recipe:
         dtype: ``float16`` or ``float32``, as which features are stored; ``uint8`` if they are pixels.
         max_pixels: pictures with more pixels are quarantined, unless the cache has their features already.
         random_state: seed of ``random`` weights; 0 for any others.
+        precision: ``float32``, ``bfloat16`` or ``float16``: in which the backbone computes.
+        engine: ``auto``, ``keras`` or ``openvino``. In float32 they give the same features within 1e-3, so that it is
+            no part of the spec, and only an extraction takes another engine than Keras. In less precision they do not:
+            then ``auto`` is resolved here, and whoever uses the features computes with the same engine.
+        draft: let large JPEG files be decoded at a half, a quarter or an eighth of their size, if that is still at
+            least twice the size wanted. Several times faster, and slightly other pixels.
     """
 
     backbone: str = "vgg16"
@@ -57,6 +62,9 @@ class Recipe:
     dtype: str = "float16"
     max_pixels: int = MAX_PIXELS
     random_state: int = 0
+    precision: str = "float32"
+    engine: str = "auto"
+    draft: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone == PIXELS:
@@ -64,7 +72,7 @@ class Recipe:
                 raise BackboneError("pixels are cached as they are: --layer, --pooling and --preprocess do not apply")
             object.__setattr__(self, "dtype", "uint8")
         dtypes = ("float16", "float32") if self.backbone != PIXELS else ("uint8",)
-        choices = {"pooling": POOLINGS, "resize": RESIZES, "dtype": dtypes}
+        choices = {"pooling": POOLINGS, "resize": RESIZES, "dtype": dtypes, "precision": PRECISIONS, "engine": ENGINES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise BackboneError(f"unknown {name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
@@ -75,11 +83,21 @@ class Recipe:
             object.__setattr__(self, name, os.path.abspath(file))
         if self.weights != "random":
             object.__setattr__(self, "random_state", 0)
+        if self.precision != "float32" and self.engine == "auto":
+            object.__setattr__(self, "engine", fastest_engine(self.precision))
         resolve_size(self.backbone, self.size)
 
     def trunk(self) -> Trunk:
-        """The trunk, built or as built before in this process."""
+        """The trunk, built or as built before in this process: by Keras if in float32, else by the recipe's engine."""
         return _build(self._of_the_trunk(), self._fingerprint())
+
+    def in_any_engine(self) -> Recipe:
+        """The same, but for an engine that does not matter to whoever uses the features."""
+        return replace(self, engine="auto") if self.precision == "float32" else self
+
+    def in_float32(self) -> Recipe:
+        """The same in full precision."""
+        return replace(self, precision="float32", engine="auto")
 
     def trunk_key(self) -> list[str]:
         """What a trunk depends on, to be known without building it: settings, files, Keras and its backend."""
@@ -94,19 +112,20 @@ class Recipe:
             "pooling": trunk.pooling,
             "size": trunk.size,
             "preprocess": trunk.preprocess,
-            "precision": "float32",
+            "precision": self.precision,
+            **({} if self.precision == "float32" else {"engine": self.engine}),
             **self.own_spec,
         }
 
     @property
     def own_spec(self) -> dict[str, str]:
         """The part of the spec that does not depend on the trunk."""
-        return {"resize": self.resize, "decoder": DECODER, "dtype": self.dtype}
+        return {"resize": self.resize, "decoder": self._decoder, "dtype": self.dtype}
 
     @property
     def decoded_by(self) -> str:
         """What decides whether a picture can be read."""
-        return f"{DECODER}, pillow {PIL.__version__}, max_pixels {self.max_pixels}"
+        return f"{self._decoder}, pillow {PIL.__version__}, max_pixels {self.max_pixels}"
 
     @property
     def files(self) -> dict[str, str]:
@@ -115,8 +134,13 @@ class Recipe:
         named += ["backbone"] if is_model_file(self.backbone) else []
         return {name: getattr(self, name) for name in named}
 
+    @property
+    def _decoder(self) -> str:
+        return DRAFT_DECODER if self.draft else DECODER
+
     def _of_the_trunk(self) -> Recipe:
-        return replace(self, resize="stretch", dtype="float16", max_pixels=MAX_PIXELS)
+        plain = replace(self, resize="stretch", dtype="float16", max_pixels=MAX_PIXELS, draft=False)
+        return plain.in_any_engine()
 
     def _fingerprint(self) -> tuple[str, ...]:
         """The Keras that builds the trunk, and the content of the files it is built from."""
@@ -130,8 +154,10 @@ class Recipe:
             ) from None
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # the second is the one in float32 that one in less precision is compared with
 def _build(recipe: Recipe, _fingerprint: tuple[str, ...]) -> Trunk:
+    if recipe.engine == "openvino":
+        return with_openvino(recipe.in_float32().trunk(), precision=recipe.precision)
     return build_trunk(
         recipe.backbone,
         weights=recipe.weights,
@@ -139,132 +165,6 @@ def _build(recipe: Recipe, _fingerprint: tuple[str, ...]) -> Trunk:
         pooling=recipe.pooling,
         size=recipe.size,
         preprocess=recipe.preprocess,
+        precision=recipe.precision,
         random_state=recipe.random_state,
     )
-
-
-def run_trunk(
-    jobs: Iterable[Job],
-    load: Callable[[Job], NDArray[np.uint8]],
-    trunk: Trunk,
-    batch_size: int,
-    failures: dict[Job, PictureError],
-) -> Iterator[tuple[list[Job], NDArray[np.float32]]]:
-    """Load pictures in threads, ahead of the trunk, and compute their features in batches of one size.
-
-    Args:
-        jobs: what the pictures are known by.
-        load: gives ``uint8 (size, size, 3)`` or raises :class:`PictureError`.
-        trunk: see :func:`featx.backbones.build_trunk`.
-        batch_size: pictures a call; the last call is filled up with black, so that nothing is compiled anew.
-        failures: gets the error of every picture that could not be loaded.
-
-    Yields:
-        the jobs of a batch and their features, ``float32 (n, *trunk.feature_shape)``.
-    """
-    for keys, features in run_trunk_on_views(jobs, lambda job: load(job)[None], trunk, batch_size, failures):
-        yield [job for job, _ in keys], features
-
-
-def run_trunk_on_views(
-    jobs: Iterable[Job],
-    load: Callable[[Job], NDArray[np.uint8]],
-    trunk: Trunk,
-    batch_size: int,
-    failures: dict[Job, PictureError],
-    views: int = 1,
-) -> Iterator[tuple[list[tuple[Job, int]], NDArray[np.float32]]]:
-    """Like :func:`run_trunk`, where a job gives several images at once, so that a picture is decoded but once.
-
-    Args:
-        load: gives ``uint8 (images, size, size, 3)`` or raises :class:`PictureError`.
-        views: how many images a job gives at most: of so many fewer jobs the images wait in memory.
-
-    Yields:
-        the job and the number of the image in it for each row of a batch, and the features.
-    """
-    loaded = in_threads(jobs, load, ahead=max(2, -(-2 * batch_size // views)))
-    good: list[tuple[Job, int]] = []
-    batch = np.zeros((batch_size, trunk.size, trunk.size, 3), np.uint8)
-    for job, images in loaded:
-        if isinstance(images, PictureError):
-            failures[job] = images
-            continue
-        for number, image in enumerate(images):
-            batch[len(good)] = image
-            good.append((job, number))
-            if len(good) == batch_size:
-                yield good, trunk(batch)
-                good = []
-    if good:
-        batch[len(good) :] = 0
-        yield good, trunk(batch)[: len(good)]
-
-
-def load_file(path: str | Path, size: int, recipe: Recipe, content: str | None = None) -> NDArray[np.uint8]:
-    """Read, decode and resize one file by a recipe to ``uint8 (size, size, 3)`` RGB.
-
-    Raises:
-        FileReadError: it cannot be read, or its content id is no longer ``content``.
-        PictureError: it cannot be decoded.
-    """
-    data = read_file(path)
-    if content is not None and content_id(data) != content:
-        raise FileReadError("was changed since featx last looked; extract again")
-    return resize(decode(data, recipe.max_pixels), size, recipe.resize)
-
-
-def as_stored(features: NDArray[np.float32], dtype: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """Features in the dtype of the file, and what is wrong with those that are then not finite, by row.
-
-    Live features are rounded by it too, so that a head sees what it was trained on.
-    """
-    with np.errstate(over="ignore"):
-        stored = features.astype(dtype)
-    bad = np.flatnonzero(~np.isfinite(stored).reshape(len(stored), -1).all(axis=1))
-    return stored, {int(row): _why_not_finite(features[row], dtype) for row in bad}
-
-
-def _why_not_finite(features: NDArray[np.float32], dtype: str) -> str:
-    if not np.isfinite(features).all():
-        return "the trunk gave values that are not numbers; are its weights sound?"
-    top = float(np.abs(features).max())
-    return f"a feature of {top:.3g} is out of {dtype}'s range; extract with --dtype float32"
-
-
-def in_threads(
-    jobs: Iterable[Job], work: Callable[[Job], Result], ahead: int = 64
-) -> Iterator[tuple[Job, Result | PictureError]]:
-    """``work`` done by threads, results in order, a :class:`PictureError` among them where it was raised.
-
-    At most ``ahead`` are under way or waiting, so memory stays bounded. (joblib's generators go on working however far
-    behind their reader is.)
-    """
-    waiting: deque[tuple[Job, Future[Result]]] = deque()
-    with _pool() as pool:
-        for job in jobs:
-            waiting.append((job, pool.submit(work, job)))
-            if len(waiting) >= ahead:
-                first, future = waiting.popleft()
-                result = _outcome(future)
-                yield first, result
-        while waiting:
-            first, future = waiting.popleft()
-            result = _outcome(future)
-            yield first, result
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _outcome(future: Future[Result]) -> Result | PictureError:
-    try:
-        return future.result()
-    except PictureError as error:
-        return error

@@ -13,7 +13,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from featx.errors import ExtractionError, PictureError
 from featx.images import MAX_PIXELS, content_id, quiet_pillow, read_file
 from featx.images import resize as fit_to_size
-from featx.recipe import BATCH_SIZE, Recipe, as_stored, load_file, run_trunk
+from featx.pipeline import as_stored, load_file, run_trunk
+from featx.recipe import Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         dtype: str = "float32",
         max_pixels: int = MAX_PIXELS,
         random_state: int = 0,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights

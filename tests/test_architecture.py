@@ -15,7 +15,7 @@ import featx
 
 PACKAGE = Path(featx.__file__).parent
 HEAVY = ("tensorflow", "keras", "sklearn", "jax", "torch", "optuna", "sqlalchemy", "matplotlib")
-FLOOR = ("errors", "_files", "_keras")  # which everyone may import
+FLOOR = ("errors", "_files", "_keras", "_processes")  # which everyone may import
 # Each room and the other rooms it may import.
 ARROWS: dict[str, set[str]] = {
     **{room: set() for room in FLOOR},
@@ -27,8 +27,12 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": set(),
     "heads": set(),
     "recipe": {"images", "backbones"},
-    "extraction": {"images", "augmentation", "backbones", "cache", "recipe"},
-    "transformer": {"images", "recipe"},
+    "pipeline": {"images", "backbones", "recipe"},
+    "engines": {"backbones", "recipe"},
+    "computing": {"images", "augmentation", "backbones", "cache", "recipe", "pipeline", "engines"},
+    "spreading": {"backbones", "computing"},
+    "extraction": {"images", "augmentation", "cache", "recipe", "pipeline", "computing", "spreading"},
+    "transformer": {"images", "recipe", "pipeline"},
     "model_folder": {"images"},
     "training": {"cache", "heads", "splits"},
     "selection": {"cache", "classifier", "evaluation", "extraction", "heads", "splits", "training"},
@@ -37,6 +41,7 @@ ARROWS: dict[str, set[str]] = {
         "backbones",
         "cache",
         "recipe",
+        "pipeline",
         "extraction",
         "heads",
         "tail",
@@ -44,13 +49,14 @@ ARROWS: dict[str, set[str]] = {
         "evaluation",
         "model_folder",
     },
-    "tail": {"backbones", "heads", "recipe"},
+    "tail": {"backbones", "heads", "pipeline"},
     "finetuning": {
         "images",
         "augmentation",
         "backbones",
         "cache",
         "recipe",
+        "pipeline",
         "extraction",
         "heads",
         "splits",

@@ -100,7 +100,7 @@ def test_features_are_the_trunks(make_dataset: Callable[..., Path], extract: Cal
 DRIVER = """
 import sys, time
 import featx.extraction, featx.backbones
-featx.extraction.BLOCK_ROWS = 3
+featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0
 real = featx.backbones.Trunk.__call__
 def slow(self, images):
     time.sleep(0.05)

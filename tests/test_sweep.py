@@ -24,6 +24,8 @@ from conftest import picture
 from typer.testing import CliRunner
 
 import featx
+from featx import _processes
+from featx._processes import share_of_cores, threads_in_environment
 from featx.cache import Features
 from featx.cli import app
 from featx.errors import SweepError, TrainingError
@@ -515,9 +517,9 @@ def test_a_worker_maps_the_rows_into_memory(tmp_path: Path) -> None:
 
 
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.joblib, "cpu_count", lambda: 16)
-    assert training._threads(4)["TF_NUM_INTRAOP_THREADS"] == "4" == training._threads(4)["OMP_NUM_THREADS"]
-    assert training._threads(64)["TF_NUM_INTRAOP_THREADS"] == "1"
+    monkeypatch.setattr(_processes.joblib, "cpu_count", lambda: 16)
+    assert [share_of_cores(workers) for workers in (1, 4, 64)] == [16, 4, 1]
+    assert {"TF_NUM_INTRAOP_THREADS": "4", "OMP_NUM_THREADS": "4"}.items() <= threads_in_environment(4).items()
 
 
 def test_it_gives_up_if_workers_are_killed_again_and_again() -> None:

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import featx
-from featx import Views, extraction, recipe
+from featx import Views, computing, extraction, pipeline
 from featx.backbones import Trunk
 from featx.cache import CacheFolder, Features, digest, load_features, write_features
 from featx.cli import app
@@ -310,7 +310,7 @@ def test_batches_hold_every_image_once_in_order(counts: list[int], batch_size: i
     failures: dict[int, PictureError] = {}
     seen: list[tuple[int, int]] = []
     trunk: Any = Mean()
-    for keys, features in recipe.run_trunk_on_views(range(len(counts)), load, trunk, batch_size, failures, 5):
+    for keys, features in pipeline.run_trunk_on_views(range(len(counts)), load, trunk, batch_size, failures, 5):
         assert features[:, 0].tolist() == [10 * job + number for job, number in keys]
         seen += keys
     assert seen == [(job, number) for job, count in enumerate(counts) for number in range(count)]
@@ -404,8 +404,8 @@ def test_a_picture_is_decoded_once_for_all_its_views(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    real = recipe.decode
-    monkeypatch.setattr(recipe, "decode", lambda data, limit: (decoded.append(len(data)), real(data, limit))[1])
+    real = pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", lambda data, *limits: (decoded.append(len(data)), real(data, *limits))[1])
     assert run(make_dataset(each=3), 5).computed == 30 and len(decoded) == 6
 
 
@@ -423,15 +423,15 @@ def test_pictures_without_features_have_no_views(make_dataset: Make, run: Run) -
 def test_the_last_picture_may_be_unreadable_after_it_was_hashed(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, real = make_dataset(each=2), recipe.decode
+    root, real = make_dataset(each=2), pipeline.decode
     last = (root / "standing" / "001.png").read_bytes()
 
-    def moody(data: bytes, limit: int) -> Any:
+    def moody(data: bytes, *limits: int) -> Any:
         if data == last:
             raise PictureError("damaged")
-        return real(data, limit)
+        return real(data, *limits)
 
-    monkeypatch.setattr(recipe, "decode", moody)
+    monkeypatch.setattr(pipeline, "decode", moody)
     seen: list[tuple[str, int, int]] = []
     done = run(root, 3, progress=lambda *what: seen.append(what))
     assert (done.rows, done.quarantined, done.view_rows, done.computed) == (3, 1, 6, 9)
@@ -611,7 +611,8 @@ def test_ctrl_c_in_the_middle_of_a_picture_keeps_its_views(
         return real(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "BLOCK_ROWS", 3)
+        patch.setattr(computing, "BLOCK_ROWS", 3)
+        patch.setattr(computing, "BLOCK_SECONDS", 0)
         patch.setattr(Trunk, "__call__", call)
         with pytest.raises(KeyboardInterrupt, match=r"10 of 24 views of pictures are kept in .*; run the same command"):
             run(root, 4)
@@ -651,7 +652,7 @@ def test_killed_in_the_middle_and_run_again(
     undisturbed = Features(run(root, 4, cache_dir=tmp_path / "other").features).stored()
     script = (
         "import sys, time\nimport featx.extraction\nfrom featx.backbones import Trunk\n"
-        "featx.extraction.BLOCK_ROWS = 3\nreal = Trunk.__call__\n"
+        "featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0\nreal = Trunk.__call__\n"
         "def slow(self, images):\n    time.sleep(0.05)\n    return real(self, images)\nTrunk.__call__ = slow\n"
         "featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
         "batch_size=1, views=featx.Views(4, flip=True, zoom=0.2))"

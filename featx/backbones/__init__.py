@@ -4,7 +4,9 @@ A trunk takes ``uint8 (n, size, size, 3)`` RGB and gives ``float32 (n, h, w, c)`
 preprocessing of its network is part of it, so that it can neither be forgotten nor be applied twice.
 """
 
+from featx.backbones.devices import PRECISIONS, accelerated, gpus
 from featx.backbones.layers import LayerRow
+from featx.backbones.openvino import ENGINES, fastest_engine, with_openvino
 from featx.backbones.scratch import SCRATCH, subtract_mean_image, subtracts_mean_image
 from featx.backbones.table import (
     BACKBONES,
@@ -22,22 +24,28 @@ from featx.backbones.trunk import Trunk, build_trunk
 
 __all__ = [
     "BACKBONES",
+    "ENGINES",
     "PIXELS",
     "POOLINGS",
+    "PRECISIONS",
     "PREPROCESSINGS",
     "SCRATCH",
     "Backbone",
     "Division",
     "LayerRow",
     "Trunk",
+    "accelerated",
     "build_tail",
     "build_trunk",
     "canonical_name",
     "divide",
+    "fastest_engine",
     "find_backbone",
+    "gpus",
     "is_model_file",
     "list_layers",
     "resolve_size",
     "subtract_mean_image",
     "subtracts_mean_image",
+    "with_openvino",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featx._keras import load_keras
+from featx.backbones.devices import CPU_BATCH, PRECISIONS, accelerated, compiled, compute_in, fitting_batch_size
 from featx.backbones.layers import is_input, layers_by_name, output_at, output_of
 from featx.backbones.preprocessing import preprocess_pictures
 from featx.backbones.table import (
@@ -43,22 +44,37 @@ class Trunk:
         backbone, layer, pooling, size, preprocess: what it is, everything resolved.
         weights: BLAKE2b-128 of the values of all its weights, in hexadecimal; ``random-SEED`` for random ones.
         feature_shape: ``(h, w, c)`` or ``(c,)``.
+        precision: ``float32``, ``bfloat16`` or ``float16``: in which its layers compute.
         engine: what computes it, such as ``keras-tensorflow``.
+        batch_size: how many pictures a call suit the device and its memory.
+        lanes: how many calls may be under way at once: two where one can be handed over while another is computed.
     """
 
     def __init__(
-        self, base: Any, backbone: str, layer: str, pooling: str, size: int, preprocess: str, weights: str | None
+        self,
+        base: Any,
+        backbone: str,
+        layer: str,
+        pooling: str,
+        size: int,
+        preprocess: str,
+        weights: str | None,
+        precision: str = "float32",
     ) -> None:
         keras = load_keras()
         self.backbone, self.layer, self.pooling, self.preprocess = backbone, layer, pooling, preprocess
-        self.size = size
+        self.size, self.precision = size, precision
         self.engine = f"keras-{keras.backend.backend()}"
+        self.lanes = 2 if accelerated() else 1
         output = output_at(base, layer, backbone)
         try:
             frozen = keras.Model(base.inputs, output)
         except ValueError as error:  # a layer inside another model has an output of its own, on another input
             raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: {one_line(error)}") from error
         self.weights = weights or hash_weights(frozen)
+        self.batch_size = fitting_batch_size(frozen)
+        if precision != "float32":
+            compute_in(frozen, precision)
         pictures = keras.Input((size, size, 3), dtype="uint8")
         x = preprocess_pictures(keras.ops.cast(pictures, "float32"), preprocess)
         try:
@@ -66,7 +82,8 @@ class Trunk:
             features = frozen(keras.ops.cast(x, frozen.inputs[0].dtype), training=False)
         except ValueError as error:  # a user's network that leaves its size open, and leaves nothing of a small picture
             raise BackboneError(f"{backbone} cannot take pictures of {size} x {size}: {one_line(error)}") from error
-        self._model = keras.Model(pictures, _pool(features, pooling))
+        self._model = keras.Model(pictures, _pool(keras.ops.cast(features, "float32"), pooling))
+        self._run = compiled(self._model)
         self.feature_shape: tuple[int, ...] = tuple(int(n) for n in self._model.output_shape[1:])
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
@@ -74,7 +91,7 @@ class Trunk:
 
         One compiled call a batch: keep ``n`` the same from call to call, for each new ``n`` is compiled anew.
         """
-        features: NDArray[np.float32] = np.asarray(self._model.predict_on_batch(images), dtype=np.float32)
+        features: NDArray[np.float32] = np.asarray(self._run(images), dtype=np.float32)
         return features
 
 
@@ -86,6 +103,7 @@ def build_trunk(
     pooling: str = "none",
     size: int | None = None,
     preprocess: str = "auto",
+    precision: str = "float32",
     random_state: int = 0,
 ) -> Trunk:
     """Build a trunk.
@@ -98,6 +116,8 @@ def build_trunk(
         pooling: ``none``, ``avg`` or ``max`` over the map's height and width.
         size: side of the input in pixels; by default the network's own.
         preprocess: ``auto`` (the network's own rule), or one of ``PREPROCESSINGS``.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for layers that compute in it, with float32 weights;
+            features are float32 again. How much that changes them has to be looked at.
         random_state: seed of ``random`` weights.
 
     Raises:
@@ -106,6 +126,8 @@ def build_trunk(
     """
     if pooling not in POOLINGS:
         raise BackboneError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}")
+    if precision not in PRECISIONS:
+        raise BackboneError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if backbone == PIXELS:
         return Pixels(resolve_size(backbone, size) or 0)
     built = build_network(backbone, weights, size, preprocess, random_state)
@@ -115,7 +137,7 @@ def build_trunk(
     cut = layer or built.layer
     if cut is None:
         raise BackboneError(f"{built.name} has no map to take features from; name a layer with --layer")
-    return Trunk(built.base, built.name, cut, pooling, built.size, built.preprocess, identity)
+    return Trunk(built.base, built.name, cut, pooling, built.size, built.preprocess, identity, precision)
 
 
 class Pixels(Trunk):
@@ -123,7 +145,8 @@ class Pixels(Trunk):
 
     def __init__(self, size: int) -> None:
         self.backbone, self.layer, self.pooling, self.preprocess = PIXELS, PIXELS, "none", "none"
-        self.size, self.weights, self.engine = size, "none", "none"
+        self.size, self.weights, self.engine, self.precision = size, "none", "none", "float32"
+        self.batch_size, self.lanes = CPU_BATCH, 1
         self.feature_shape = (size, size, 3)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:

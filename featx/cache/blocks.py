@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,16 +27,18 @@ class BlockWriter:
 
     Args:
         folder: where blocks go; those that lie there stay.
-        most: rows in a block, at most about 32 MiB.
+        least: rows in a block at least, but for the last one.
+        seconds: that pass at least between two blocks, unless 32 MiB are together before.
         spec: of all rows.
         attributes: of all blocks, as in :func:`write_features`.
     """
 
-    def __init__(self, folder: Path, most: int, spec: Spec, attributes: dict[str, Any]) -> None:
-        self.folder, self.most, self.spec, self.attributes = folder, most, spec, attributes
+    def __init__(self, folder: Path, least: int, seconds: float, spec: Spec, attributes: dict[str, Any]) -> None:
+        self.folder, self.least, self.seconds, self.spec, self.attributes = folder, least, seconds, spec, attributes
         self.rows = 0
-        taken = [int(p.stem.rpartition("-")[2]) for p in folder.glob("block-*.h5")]
-        self._numbers = itertools.count(max(taken, default=-1) + 1)
+        self._name = f"block-{secrets.token_hex(8)}"  # several processes may write into one folder
+        self._numbers = itertools.count()
+        self._written = time.monotonic()
         self._keys: list[RowKey] = []
         self._stats: list[StatRow] = []
         self._features: list[NDArray[Any]] = []
@@ -53,7 +57,8 @@ class BlockWriter:
         self._keys += keys
         self._stats += stats
         self._features.append(features)
-        if len(self._keys) >= min(self.most, rows_per_block(features.shape[1:], features.dtype)):
+        grown = len(self._keys) >= self.least and time.monotonic() - self._written >= self.seconds
+        if grown or len(self._keys) >= rows_per_block(features.shape[1:], features.dtype):
             self._write()
         self.rows += len(keys)
 
@@ -66,6 +71,7 @@ class BlockWriter:
             "views": [view for _, view, _ in self._keys],
             "stat": list(dict.fromkeys(self._stats)),  # so that a resumed run need not read them again
         }
-        file = self.folder / f"block-{next(self._numbers):05}.h5"
+        file = self.folder / f"{self._name}-{next(self._numbers):05}.h5"
         write_features(file, [features], features.shape, spec=self.spec, tables=tables, attributes=self.attributes)
         self._keys, self._stats, self._features = [], [], []
+        self._written = time.monotonic()

@@ -77,6 +77,11 @@ class CacheFolder:
         """Where the blocks of an unfinished feature file are."""
         return file.with_suffix(".partial")
 
+    @property
+    def networks(self) -> Path:
+        """Where networks converted for an engine are kept, by what they were made of: they only save work."""
+        return self.folder / "networks"
+
     def discard(self, partial: Path) -> None:
         """Remove the blocks of a feature file that is finished; its lock must be held."""
         if partial.exists():

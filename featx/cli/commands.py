@@ -23,7 +23,9 @@ app = typer.Typer(
 
 CacheDir = Annotated[Path, typer.Option(envvar="FEATX_CACHE", help="Where feature files are kept.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a call of the network.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Pictures a call of the network. Default: what suits device and memory.")
+]
 Weights = Annotated[str | None, typer.Option(help="Where the backbone's weights are now, if they have moved.")]
 Model = Annotated[Path, typer.Argument(help="A classifier: the folder that `featx fit` wrote.")]
 
@@ -44,6 +46,14 @@ def recipe_options(
     ] = "auto",
     weights: Annotated[str, typer.Option(help="imagenet, random, or a .weights.h5, .h5 or .keras file.")] = "imagenet",
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="As which features are stored.")] = "float16",
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="In which the network computes.")
+    ] = "float32",
+    engine: Annotated[
+        Literal["auto", "keras", "openvino"],
+        typer.Option(help="What computes. auto: FEATX_ENGINE if set, else the fastest that is there."),
+    ] = "auto",
+    draft: Annotated[bool, typer.Option("--draft", help="Decode large JPEGs at a fraction of their size.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are quarantined.")] = MAX_PIXELS,
     views: Annotated[int, typer.Option(min=1, help="Views of each training picture; 1: itself only.")] = 1,
     flip: Annotated[bool, typer.Option("--flip", help="Views: mirror about half of them left to right.")] = False,
@@ -66,6 +76,9 @@ def recipe_options(
         "preprocess": preprocess,
         "weights": weights,
         "dtype": dtype,
+        "precision": precision,
+        "engine": engine,
+        "draft": draft,
         "max_pixels": max_pixels,
         "random_state": seed,
         "views": Views(views, flip, zoom, rotate, shift, brightness, random_state=seed),
@@ -76,8 +89,12 @@ def recipe_options(
 def extract(
     dataset: Annotated[Path, typer.Argument(help="Folder of CLASS/*, of train/CLASS/* ..., or a label file.")],
     settings: dict[str, Any],
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = None,
+    workers: Annotated[
+        str, typer.Option(help="A number of processes, gpus (one each), dask://HOST:PORT or ray://HOST:PORT.")
+    ] = "1",
     strict: Annotated[bool, typer.Option("--strict", help="Fail on the first unreadable picture.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
     cache_dir: CacheDir = Path("cache"),
 ) -> Report:
     """Run a frozen network over pictures once, and keep its features in a file.
@@ -88,12 +105,21 @@ def extract(
     from featx.cache import load_features
     from featx.extraction import extract
 
-    done = extract(dataset, cache_dir=cache_dir, batch_size=batch_size, strict=strict, progress=progress, **settings)
+    done = extract(
+        dataset,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+        progress=progress,
+        **settings,
+    )
     fields = asdict(done) | {"quarantine": [{"path": path, "reason": reason} for path, reason in done.quarantine]}
     for path, reason in done.quarantine[:10]:
         note(f"quarantined: {path!r}: {reason}")
     if len(done.quarantine) > 10:
         note(f"quarantined: {len(done.quarantine) - 10} more; `featx cache show {done.features}` lists all")
+    engine = f" by {done.engine}" if done.computed else ""
     rate = f", {done.images_per_second:.1f} pictures/s" if done.computed else ""
     ignored = f" ({done.ignored} other files ignored)" if done.ignored else ""
     views = f"; {done.view_rows} rows of views 1 to {done.views - 1}" if done.view_rows else ""
@@ -101,8 +127,8 @@ def extract(
     return Report(
         fields,
         f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}{views}\n{classes}\n"
-        f"{done.computed} computed, {done.reused} reused in {done.seconds:.1f} s{rate}\n"
-        f"{done.features}: {_shape(done.shape)} {done.dtype}",
+        f"{done.computed} computed{engine}, {done.reused} reused in {done.seconds:.1f} s{rate}\n"
+        f"{done.features}: {_shape(done.shape)} {done.dtype}" + (f"\n\n{_profile(done)}" if profile else ""),
     )
 
 
@@ -208,7 +234,7 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to print for each picture.")] = 1,
     csv: Annotated[Path | None, typer.Option(help="Also write all probabilities to this file.")] = None,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = None,
     weights: Weights = None,
 ) -> Report:
     """Predict new pictures, by the spec that was saved with the classifier."""
@@ -313,6 +339,34 @@ def demo(
     rows = [[h["head"], h["test_accuracy"], h["seconds"]] for h in last["heads"]]
     written = "\n".join(f"{what:9} {path}" for what, path in last["written"].items())
     return Report(steps, f"{columns(rows, ['head', 'test accuracy', 'seconds'])}\n\n{written}")
+
+
+def _profile(done: Any) -> str:
+    """Where an extraction's time went, and what would make it quicker."""
+    about = {
+        "list": "finding the files and reading those that are new",
+        "read": "reading files, all threads together",
+        "decode": "decoding them",
+        "resize": "resizing them",
+        "trunk": f"the network, by {done.engine}",
+        "waiting": "the network had no pictures to work on",
+        "write": "writing blocks",
+        "assemble": "putting the feature file together",
+    }
+    rows = [[stage, round(done.profile[stage], 2), text] for stage, text in about.items() if stage in done.profile]
+    loading = sum(done.profile.get(stage, 0.0) for stage in ("read", "decode", "resize"))
+    hint = "the network is what takes the time"
+    if not done.computed:
+        hint = "nothing was computed"
+    elif done.profile["waiting"] > done.profile["trunk"]:
+        slowest = "decoding" if done.profile["decode"] > loading / 2 else "reading"
+        hint = f"{slowest} pictures is what takes the time"
+        hint += (
+            "; --draft decodes large JPEGs faster"
+            if slowest == "decoding" and "draft" not in done.spec["decoder"]
+            else ""
+        )
+    return f"{columns(rows, ['stage', 'seconds', ''])}\n{hint}"
 
 
 def _counts(features: Any) -> str:

@@ -10,8 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,12 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
 import optuna
 from joblib.externals.loky import ProcessPoolExecutor
 from optuna.trial import TrialState
 
+from featx._processes import end_with, share_of_cores, threads_in_environment
 from featx.errors import SweepError, TrainingError, one_line
 from featx.heads import Head, make_head
 from featx.sweeping.rows import Rows
@@ -127,7 +125,8 @@ def attempt_in_workers(
         BrokenProcessPool: a worker was killed, and the others with it; their trials are left as they were.
     """
     shared = replace(task, rows=folder.absolute())
-    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(),), env=_threads(workers))
+    environment = threads_in_environment(share_of_cores(workers))
+    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(),), env=environment)
     under_way: set[Future[None]] = set()
     try:
         rows.write(folder)
@@ -171,22 +170,9 @@ def patiently(attempts: Callable[[], Iterator[None]]) -> Iterator[None]:
 def _begin(parent: int) -> None:
     """Leave Ctrl-C to the first process, and end when it does: nobody would wait for this one's results."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    end_with(parent)
 
 
 @cache
 def _mapped(folder: Path) -> Rows:
     return Rows.mapped(folder)
-
-
-def _threads(workers: int) -> dict[str, str]:
-    """Each worker its share of the cores: more threads than cores get in each other's way."""
-    share = str(max(1, joblib.cpu_count() // workers))
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
-    return {**dict.fromkeys(names, share), "TF_NUM_INTEROP_THREADS": "1"}
