@@ -219,6 +219,8 @@ def _is_picture(root: Path, name: str) -> bool:
     try:
         with quiet_pillow(), Image.open(path, formats=_formats(sniffing=True)):
             return True
+    except Image.DecompressionBombError:  # recognised; decoding it will say why not
+        return True
     except Exception:  # whatever Pillow raises here, the file is neither called a picture nor recognised as one
         return False
 
@@ -342,6 +344,8 @@ def read_file(path: str | Path) -> bytes:
             return file.read()
     except IsADirectoryError:
         raise FileReadError("not a regular file") from None
+    except MemoryError:
+        raise FileReadError("there was not enough memory to read it; run again") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise FileReadError(f"cannot be read: {reason.lower()}") from None

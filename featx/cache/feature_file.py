@@ -336,7 +336,7 @@ def _digest_around(file: Any, start: int, length: int) -> str:
     state = hashlib.blake2b(repr((start, length, size)).encode(), digest_size=16)
     for first, last in ((SEAL_BYTES, start), (start + length, size)):
         file.seek(first)
-        for at in range(first, last, BLOCK_BYTES):
+        for at in range(first, min(last, size), BLOCK_BYTES):
             state.update(file.read(min(BLOCK_BYTES, last - at)))
     return state.hexdigest()
 
