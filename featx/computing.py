@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,13 +186,24 @@ def refuse(unreadable: Mapping[str, object]) -> None:
 def _trunk(share: Share) -> Trunk:
     """The trunk that the rows will be filed under, and no other."""
     key = (*share.recipe.trunk_key(), share.recipe.engine, str(share.networks), str(share.threads))
-    if key not in _TRUNKS:
-        _TRUNKS.clear()
-        _TRUNKS[key] = trunk_for(share.recipe, share.networks, share.threads)
-    trunk = _TRUNKS[key]
+    trunk = _TRUNKS.get(key) or trunk_for(share.recipe, functools.partial(_some, share), share.networks, share.threads)
+    _TRUNKS.clear()
+    _TRUNKS[key] = trunk
     if (share.recipe.spec(trunk), trunk.feature_shape) != (share.spec, share.feature_shape):
         raise TrunkChangedError("the weights were changed while featx was running; run the same command again")
     return trunk
+
+
+def _some(share: Share, n: int, size: int) -> NDArray[np.uint8]:
+    """The first pictures of a share that can be read, ``n`` at most, ``uint8 (n, size, size, 3)``."""
+    images: list[NDArray[np.uint8]] = []
+    with quiet_pillow(share.recipe.max_pixels):
+        for picture in share.pictures:
+            with contextlib.suppress(PictureError):  # the pipeline will tell
+                images.append(load_file(share.root / picture.path, size, share.recipe, picture.content))
+            if len(images) == n:
+                break
+    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
 
 
 _TRUNKS: dict[tuple[str, ...], Trunk] = {}  # the last one, proved: a worker is given many shares
@@ -257,7 +269,7 @@ def _require_in_sight(share: Share) -> None:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _notes_into(notes: list[str]) -> Iterator[None]:
     """Collect the library's warnings: nobody reads what a worker says."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,90 +23,68 @@ TOLERANCE = 1e-3  # of features in float32: the norm of what differs, relative t
 LEAST_COSINE = 0.99  # of features in less precision with those in float32, the mean over the handful
 
 
-def trunk_for(recipe: Recipe, folder: Path | None = None, threads: int | None = None) -> Trunk:
+def trunk_for(
+    recipe: Recipe,
+    pictures: Callable[[int, int], NDArray[np.uint8]],
+    folder: Path | None = None,
+    threads: int | None = None,
+) -> Trunk:
     """The trunk that computes a recipe's features, by the recipe's engine and in its precision.
 
-    Unless that is Keras in float32, its first call compares it with that, and raises or falls back.
+    Unless that is Keras in float32, some pictures go through that too, and their features are compared.
 
     Args:
         recipe: what to compute.
+        pictures: gives about so many of the user's own pictures, of a size: ``uint8 (n, size, size, 3)``.
         folder: where converted networks are kept.
         threads: that compute, if OpenVINO does; by default as many as there are cores.
 
     Raises:
         BackboneError: the engine asked for is not there, or cannot compute this.
+        ExtractionError: the features differ too much, and it was not ``auto`` that chose the engine.
     """
     reference = recipe.in_float32().trunk()
-    if recipe.precision == "float32":
-        return _in_full(recipe, reference, folder, threads)
-    if recipe.engine == "openvino":
-        reduced = with_openvino(reference, precision=recipe.precision, folder=folder, threads=threads)
-    else:
-        reduced = recipe.trunk()
-    return _Proved(reduced, reference, falls_back=False)
-
-
-def _in_full(recipe: Recipe, keras: Trunk, folder: Path | None, threads: int | None) -> Trunk:
-    if recipe.backbone == PIXELS or recipe.engine == "keras":
-        return keras
-    if recipe.engine == "auto" and (fastest_engine("float32") == "keras" or accelerated()):
-        return keras
     try:
-        return _Proved(with_openvino(keras, folder=folder, threads=threads), keras, recipe.engine == "auto")
-    except BackboneError as error:
+        trunk = _unproved(recipe, reference, folder, threads)
+        if trunk is not reference:
+            _compare(trunk, reference, pictures(HANDFUL, reference.size))
+        return trunk
+    except (BackboneError, ExtractionError) as error:
         if recipe.engine != "auto":
             raise
         logger.warning("Keras computes instead of OpenVINO: %s", error)
-        return keras
+        return reference
 
 
-class _Proved(Trunk):
-    """A trunk that is compared with Keras in float32 on its first pictures.
+def _unproved(recipe: Recipe, reference: Trunk, folder: Path | None, threads: int | None) -> Trunk:
+    engine = recipe.engine
+    if engine == "auto":  # in float32; a recipe in less precision has resolved it
+        engine = "keras" if fastest_engine("float32") == "keras" or accelerated() else "openvino"
+    if engine == "openvino" and recipe.backbone != PIXELS:
+        return with_openvino(reference, precision=recipe.precision, folder=folder, threads=threads)
+    return reference if recipe.precision == "float32" else recipe.trunk()
 
-    Args:
-        trunk: to be proved.
-        reference: the same network, computed by Keras in float32.
-        falls_back: whether the reference is used, with a warning, if their features differ; else that is an error.
-    """
 
-    def __init__(self, trunk: Trunk, reference: Trunk, falls_back: bool) -> None:
-        self._trunk, self._reference, self._falls_back = trunk, reference, falls_back
-        self._proved = False
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.__dict__["_trunk"], name)
-
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        features = self._trunk(images)
-        if self._proved:
-            return features
-        shown = np.flatnonzero(images.any(axis=(1, 2, 3)))[:HANDFUL]  # what fills up a batch is black
-        wrong = self._objection(features[shown], self._reference(images[shown])) if len(shown) else ""
-        self._proved = len(shown) > 0
-        if not wrong:
-            return features
-        if not self._falls_back:
-            raise ExtractionError(f"{wrong}. {self._way_on()}")
-        logger.warning("Keras computes instead of OpenVINO: %s", wrong)
-        self._trunk = self._reference
-        return self._trunk(images)
-
-    def _objection(self, features: NDArray[np.float32], reference: NDArray[np.float32]) -> str:
-        """Why the features may not stand for the reference's; empty if they may."""
-        who = f"{self._trunk.backbone} by {self._trunk.engine} in {self._trunk.precision}"
-        against = f"with those by {self._reference.engine} in float32, on {len(features)} of your pictures"
-        if self._trunk.precision == "float32":
-            error = relative_error(features, reference)
-            if error <= TOLERANCE:
-                return ""
-            return f"the features of {who} differ by {error:.2g} {against}; at most {TOLERANCE:g} is allowed"
-        cosine = mean_cosine(features, reference)
-        if cosine >= LEAST_COSINE:
-            return ""
-        return f"the features of {who} have a mean cosine of {cosine:.3f} {against}; at least {LEAST_COSINE} is needed"
-
-    def _way_on(self) -> str:
-        return "Give --engine keras" if self._trunk.precision == "float32" else "Leave --precision out"
+def _compare(trunk: Trunk, reference: Trunk, images: NDArray[np.uint8]) -> None:
+    """Raise :class:`ExtractionError` unless the trunk's features may stand for the reference's."""
+    if not len(images):
+        return
+    features, expected = trunk(images), reference(images)
+    who = f"the features of {trunk.backbone} by {trunk.engine} in {trunk.precision}"
+    against = f"with those by {reference.engine} in float32, on {len(images)} of your pictures"
+    if trunk.precision == "float32":
+        error = relative_error(features, expected)
+        if error > TOLERANCE:
+            raise ExtractionError(
+                f"{who} differ by {error:.2g} {against}; at most {TOLERANCE:g} is allowed; --engine keras is sure"
+            )
+        return
+    cosine = mean_cosine(features, expected)
+    if cosine < LEAST_COSINE:
+        raise ExtractionError(
+            f"{who} have a mean cosine of {cosine:.3f} {against}; at least {LEAST_COSINE} is needed. Leave --precision "
+            "out"
+        )
 
 
 def relative_error(features: NDArray[np.float32], reference: NDArray[np.float32]) -> float:

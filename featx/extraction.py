@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -247,9 +248,7 @@ class _Run:
     def _census(self) -> tuple[dict[str, str], dict[str, Stat], dict[str, str]]:
         """Content id and stat of every listed file, and why some have none. Files that look unchanged are not read."""
         self.listed_at = time.time_ns()
-        known: dict[str, tuple[Stat, str]] = {}
-        for features in self.store.features(root=self.root):
-            known = {**features.stats(), **known}
+        known = self._settled_before()
         ids: dict[str, str] = {}
         stats: dict[str, Stat] = {}
         bad = dict(self.listing.misplaced)
@@ -257,9 +256,9 @@ class _Run:
         for picture in self.listing.pictures:
             if picture.path in bad:
                 continue
-            stats[picture.path] = _stat(self.listing.root / picture.path)
-            stat, content = known.get(picture.path, (None, ""))
-            if content and stat == stats[picture.path]:
+            stats[picture.path] = _stat(os.path.join(self.listing.root, picture.path))
+            content = known.get((picture.path, stats[picture.path]))
+            if content:
                 ids[picture.path] = content
             else:
                 unknown.append(picture.path)
@@ -272,7 +271,33 @@ class _Run:
             else:
                 ids[path] = content_or_error
             self.progress("looking through the pictures", done, len(unknown))
+        self.hashed = [path for path in unknown if path in ids]
         return ids, stats, bad
+
+    def _settled_before(self) -> dict[tuple[str, Stat], str]:
+        """The content of files by path and stat, as earlier runs have seen it."""
+        known = {(path, (size, mtime, ctime)): content for path, content, size, mtime, ctime in self._settled_since()}
+        for features in self.store.features(root=self.root):
+            known |= {(path, stat): content for path, (stat, content) in features.stats().items()}
+        return known
+
+    def _settle(self) -> None:
+        """Note files that were too fresh to be noted when the feature file was written, lest each run read them."""
+        rows = self.stat_rows(self.hashed)
+        if rows:
+            latest = list({row[0]: list(row) for row in [*self._settled_since(), *rows]}.values())
+            with contextlib.suppress(CacheError):  # it only saves work
+                self.store.write_memo(self._stat_memo, {"digest": digest([self.root, latest]), "stat": latest})
+
+    def _settled_since(self) -> list[StatRow]:
+        """What :meth:`_settle` noted, if nobody has touched it."""
+        memo = self.store.read_memo(self._stat_memo)
+        sound = memo.get("digest") == digest([self.root, memo.get("stat")])
+        return [tuple(row) for row in memo["stat"]] if sound else []
+
+    @property
+    def _stat_memo(self) -> str:
+        return f"stat-{digest(self.root)}.json"
 
     def _known_bad(self) -> dict[str, str]:
         """Pictures of which an earlier run with the same decoder found that they cannot be read."""
@@ -316,6 +341,8 @@ class _Run:
             with self.store.lock(self.file):
                 features = self._unchanged() or self._make()
                 self.store.discard(self.store.partial(self.file))
+        if not self.asked:
+            self._settle()
         return features
 
     def _unchanged(self) -> Features | None:
@@ -490,9 +517,9 @@ class _Run:
         return [(path, self.ids[path], *self.stats[path]) for path in paths if max(self.stats[path][1:]) < settled]
 
 
-def _stat(path: Path) -> Stat:
+def _stat(path: str) -> Stat:
     try:
-        now = path.stat()
+        now = os.stat(path)
     except OSError:  # reading it will say why
         return (-1, 0, 0)
     return now.st_size, now.st_mtime_ns, now.st_ctime_ns

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -190,19 +190,26 @@ def _class_folders(root: Path, splits: set[str]) -> list[str]:
     ]
 
 
-def _walk(folder: Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+def _walk(folder: Path) -> Iterator[str]:
     """Paths of all files below ``folder`` but litter, relative, with forward slashes. Links are followed, not loops."""
-    here = os.path.realpath(folder)
-    if here in above:
-        return
+    open_folders = [
+        ("", os.path.realpath(folder), iter(_entries(folder)))
+    ]  # a stack: trees may be deeper than Python's
+    while open_folders:
+        prefix, _, entries = open_folders[-1]
+        entry = next(entries, None)
+        if entry is None:
+            open_folders.pop()
+        elif not os.path.isdir(entry.path):  # unlike entry.is_dir, False for a link that leads to itself
+            yield prefix + entry.name
+        elif (there := os.path.realpath(entry.path)) not in {place for _, place, _ in open_folders}:
+            open_folders.append((f"{prefix}{entry.name}/", there, iter(_entries(entry.path))))
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name."""
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            if _is_litter(entry.name):
-                continue
-            if os.path.isdir(entry.path):  # unlike entry.is_dir, False for a link that leads to itself
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
-            else:
-                yield prefix + entry.name
+        return sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
 
 
 def _is_litter(name: str) -> bool:
@@ -211,7 +218,7 @@ def _is_litter(name: str) -> bool:
 
 
 def _is_picture(root: Path, name: str) -> bool:
-    if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
+    if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
         return True
     path = root / name
     if not path.is_file():
@@ -468,6 +475,6 @@ def _scaled_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(258, (16,))  # TIFF BitsPerSample: 12-bit scans arrive in 16-bit pixels
     top = 2 ** min(bits[0], 16) - 1
-    pixels = np.asarray(image).astype(np.float64)
-    scaled: NDArray[np.uint8] = np.rint(np.clip(pixels, 0, top) * (255 / top)).astype(np.uint8)
-    return scaled
+    scaled: NDArray[np.uint8] = np.rint(np.arange(top + 1) * (255 / top)).astype(np.uint8)
+    shown: NDArray[np.uint8] = scaled[np.clip(np.asarray(image), 0, top)]
+    return shown

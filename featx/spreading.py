@@ -158,11 +158,11 @@ def _dask(address: str) -> Iterator[_Cluster]:
     try:
         client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
     except (OSError, TimeoutError) as error:
-        raise WorkersLostError(f"no Dask scheduler answers at {address}: {one_line(error)}") from error
+        raise ExtractionError(f"no Dask scheduler answers at {address}: {one_line(error)}") from error
     with client:
         hosts = Counter(worker["host"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
         if not hosts:
-            raise WorkersLostError(f"the Dask scheduler at {address} has no workers; start some with `dask worker`")
+            raise ExtractionError(f"the Dask scheduler at {address} has no workers; start some with `dask worker`")
         with joblib.parallel_config(backend="dask", client=client):
             yield _Cluster(hosts.total(), max(hosts.values()), {"return_as": "generator_unordered"})
 
@@ -176,7 +176,7 @@ def _ray(address: str) -> Iterator[_Cluster]:
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # ConnectionError, or one of Ray's or of gRPC's own
-        raise WorkersLostError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
+        raise ExtractionError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
     try:
         register_ray()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

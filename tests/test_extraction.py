@@ -869,9 +869,11 @@ def test_ctrl_c_keeps_finished_rows_and_says_so(
         on_call(patch, 7, ctrl_c)
         with pytest.raises(KeyboardInterrupt, match="6 of 16 pictures are kept in .*; run the same command again"):
             run(root, batch_size=1)
-    assert CacheFolder(tmp_path / "cache").files() == [] and len(counted) == 16 + 6
+    assert CacheFolder(tmp_path / "cache").files() == []
+    before = len(counted)
+    assert before in (16 + 6, 16 + 7)  # the next one may have been under way
     done = run(root, batch_size=1)
-    assert (done.computed, done.reused) == (10, 6) and len(counted) == 16 + 16
+    assert (done.computed, done.reused) == (10, 6) and len(counted) == before + 10
     assert np.array_equal(values(done), undisturbed)
     assert not list((tmp_path / "cache").glob("*.partial"))
 

@@ -214,8 +214,9 @@ def test_a_file_larger_than_memory_does_not_end_the_extraction(make_dataset: Mak
 KILLS = """
 import json, os, random, shutil, signal, sys, time, zlib
 from pathlib import Path
-import featx.extraction, featx.backbones
+import featx.computing, featx.extraction
 
+featx.computing.BLOCK_SECONDS = 0
 root, cache, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 
 def start():
@@ -317,12 +318,12 @@ def test_a_seal_that_points_nowhere_neither_kills_nor_hangs(place: list[Any], tm
 
 
 def test_blocks_that_somebody_has_copied_are_no_harm(make_dataset: Make, run: Run) -> None:
-    """As programs do that keep folders in step: block-00000 (1).h5."""
+    """As programs do that keep folders in step: block-1234-00000 (1).h5."""
     root = make_dataset(each=2)
     done = run(root)
     partial = Path(done.features).with_suffix(".partial")
     partial.mkdir()
-    (partial / "block-00000 (1).h5").write_bytes(Path(done.features).read_bytes()[:1000])
+    (partial / "block-1234-00000 (1).h5").write_bytes(Path(done.features).read_bytes()[:1000])
     os.unlink(done.features)
     again = run(root)
     assert (again.computed, again.rows) == (4, 4) and not partial.exists()

@@ -156,7 +156,7 @@ class CacheFolder:
         """A JSON object kept beside the features, empty if it is missing or unreadable: it only saves work."""
         try:
             memo = json.loads((self.folder / name).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return memo if isinstance(memo, dict) else {}
 
