@@ -192,9 +192,8 @@ def _class_folders(root: Path, splits: set[str]) -> list[str]:
 
 def _walk(folder: Path) -> Iterator[str]:
     """Paths of all files below ``folder`` but litter, relative, with forward slashes. Links are followed, not loops."""
-    open_folders = [
-        ("", os.path.realpath(folder), iter(_entries(folder)))
-    ]  # a stack: trees may be deeper than Python's
+    # A stack of the folders that are open: trees may be nested deeper than functions
+    open_folders = [("", _identity(folder), iter(_entries(folder)))]
     while open_folders:
         prefix, _, entries = open_folders[-1]
         entry = next(entries, None)
@@ -202,8 +201,14 @@ def _walk(folder: Path) -> Iterator[str]:
             open_folders.pop()
         elif not os.path.isdir(entry.path):  # unlike entry.is_dir, False for a link that leads to itself
             yield prefix + entry.name
-        elif (there := os.path.realpath(entry.path)) not in {place for _, place, _ in open_folders}:
-            open_folders.append((f"{prefix}{entry.name}/", there, iter(_entries(entry.path))))
+        elif (identity := _identity(entry.path)) not in {above for _, above, _ in open_folders}:
+            open_folders.append((f"{prefix}{entry.name}/", identity, iter(_entries(entry.path))))
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """The same for two paths only if they lead to one folder."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

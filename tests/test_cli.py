@@ -143,7 +143,9 @@ FIELDS: dict[str, dict[str, type]] = {
         "spec": dict,
         "views": int,
         "view_rows": int,
+        "profile": dict,
     },
+    f"extract {EXTRACT} --profile --draft --engine keras --precision bfloat16 --workers 1": {"engine": str},
     "fit {features} --head ridge": {
         "model": str,
         "head": str,
@@ -867,6 +869,11 @@ def test_prune_removes_what_a_newer_file_holds(make_dataset: Callable[..., Path]
 
 SAID: dict[str, list[str]] = {
     f"extract {EXTRACT}": ["33 listed = 32 rows + 1 quarantined", "0 computed, 32 reused", "32 x 4 x 4 x 8 float16"],
+    f"extract {EXTRACT} --profile --draft --engine keras --precision bfloat16 --workers 1": [
+        "33 listed = 32 rows + 1 quarantined",
+        "stage ",
+        "finding the files",
+    ],
     "fit {features} --head ridge": ["ridge: ", "on 4 validation rows", "on 24 training rows", "models/"],
     "fit {features} --head mlp --epochs 1 --mixup 0.2 --weight-decay 0.01 --label-smoothing 0.1 --calibrate": [
         "mlp: ",

@@ -1198,3 +1198,105 @@ def test_an_empty_folder_among_others_does_not_end_a_prediction(
     picture(0, 0).save(tmp_path / "a.png")
     assert list_files([tmp_path / "empty", tmp_path / "a.png"]) == [tmp_path / "a.png"]
     assert "empty holds no pictures" in caplog.text
+
+
+# --------------------------------------------------------------------------------------------------------------- drafts
+
+
+def photo(width: int, height: int, kind: str = "JPEG", **options: Any) -> bytes:
+    """A photograph's smooth surfaces, with some grain."""
+    y, x = np.mgrid[:height, :width]
+    rng = np.random.default_rng(0)
+    waves = [120 + 100 * np.sin(x / width * a + y / height * b) for a, b in ((9, 4), (5, 11), (14, 7))]
+    grain = rng.normal(0, 3, (height, width, 3))
+    return encode(Image.fromarray(np.clip(np.stack(waves, -1) + grain, 0, 255).astype(np.uint8)), kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("size", "enough", "expected"),
+    [
+        ((1600, 1200), 448, (600, 800)),  # a half: 1200 // 448 is 2
+        ((1600, 1200), 150, (150, 200)),  # an eighth
+        ((1600, 1200), 100, (150, 200)),  # never less
+        ((1600, 400), 448, (400, 1600)),  # the shorter side counts
+        ((447, 447), 448, (447, 447)),
+        ((900, 902), 448, (451, 450)),
+    ],
+)
+def test_a_draft_has_as_many_pixels_as_are_needed(
+    size: tuple[int, int], enough: int, expected: tuple[int, int]
+) -> None:
+    data = photo(*size)
+    assert decode(data, enough=enough).shape == (*expected, 3)
+    assert decode(data).shape == (*size[::-1], 3)
+
+
+@pytest.mark.parametrize("how", RESIZES)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}])
+def test_a_drafts_picture_is_nearly_the_same(how: str, options: dict[str, Any]) -> None:
+    data = photo(1200, 900, **options)
+    full, draft = (resize(decode(data, enough=enough), 112, how).astype(float) for enough in (None, 224))
+    assert 0 < np.abs(full - draft).mean() < 1
+
+
+def test_a_draft_is_upright_and_in_colour() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = photo(1200, 800, exif=exif)
+    assert decode(turned, enough=200).shape == (300, 200, 3)
+    gray = encode(Image.open(io.BytesIO(photo(800, 800))).convert("L"), "JPEG")
+    cmyk = encode(Image.open(io.BytesIO(photo(800, 800))).convert("CMYK"), "JPEG")
+    for data in (gray, cmyk):
+        full, draft = resize(decode(data), 100), resize(decode(data, enough=200), 100)
+        assert np.abs(full.astype(float) - draft).mean() < 1.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_only_jpegs_have_drafts(kind: str) -> None:
+    data = photo(600, 400, kind)
+    assert np.array_equal(decode(data, enough=50), decode(data))
+
+
+def test_a_phones_picture_of_several_pictures_has_a_draft() -> None:
+    frames = [Image.open(io.BytesIO(photo(800, 600))), Image.open(io.BytesIO(photo(400, 300)))]
+    data = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert decode(data, enough=300).shape == (300, 400, 3) and decode(data).shape == (600, 800, 3)
+
+
+def test_a_damaged_jpeg_is_damaged_in_a_draft_too() -> None:
+    with pytest.raises(PictureError, match="damaged"):
+        decode(photo(1200, 900)[:20_000], enough=100)
+    with pytest.raises(PictureError, match="1200 x 900 pixels are more than"):
+        decode(photo(1200, 900), max_pixels=10**6, enough=100)
+
+
+# ------------------------------------------------------------------------------------------------------------ extremes
+
+
+def test_folders_may_be_nested_deeper_than_functions(tmp_path: Path) -> None:
+    depth = sys.getrecursionlimit() + 200
+    code = (
+        "import os, sys\nos.chdir(sys.argv[1])\n"
+        f"for _ in range({depth}):\n    os.mkdir('d')\n    os.chdir('d')\n"
+        "open('deep.png', 'wb').write(sys.stdin.buffer.read())"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], input=PNG, check=True)
+    try:
+        (picture_,) = list_dataset(tmp_path).pictures
+        assert picture_.path == "d/" * depth + "deep.png" and picture_.label == "d"
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # shutil recurses
+
+
+def test_sixteen_bits_take_no_more_memory_than_colours() -> None:
+    code = (
+        "import io, resource, sys\nimport numpy as np\nfrom PIL import Image\nfrom featx.images import decode\n"
+        "data = io.BytesIO()\nImage.fromarray(np.zeros((5000, 5000), np.uint16)).save(data, 'PNG')\n"
+        "decode(data.getvalue())\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(images.__file__).parents[1])}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert int(said) < 100e6 + 25e6 * 12, "12 bytes a pixel, and what Python takes"

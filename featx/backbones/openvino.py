@@ -31,6 +31,11 @@ FILES = ("network.xml", "network.bin")
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
+def installed() -> bool:
+    """Whether there is an OpenVINO here."""
+    return importlib.util.find_spec("openvino") is not None
+
+
 def fastest_engine(precision: str) -> str:
     """The engine that ``auto`` means on this machine: ``openvino`` on a processor that it is installed for.
 
@@ -39,7 +44,7 @@ def fastest_engine(precision: str) -> str:
     asked = os.environ.get("FEATX_ENGINE", "auto")
     if asked in ("keras", "openvino"):
         return asked
-    if gpus() or importlib.util.find_spec("openvino") is None or precision not in _HINTS:
+    if gpus() or not installed() or precision not in _HINTS:
         return "keras"
     return "openvino" if precision == "float32" or _has_bfloat16() else "keras"
 
@@ -58,7 +63,7 @@ def with_openvino(
     Raises:
         BackboneError: OpenVINO is not installed, cannot compute in that precision, or cannot convert the network.
     """
-    if importlib.util.find_spec("openvino") is None:
+    if not installed():
         raise BackboneError("OpenVINO is not installed: pip install 'featx[openvino]', or give --engine keras")
     if precision not in _HINTS:
         raise BackboneError(f"OpenVINO does not compute in {precision} on a processor; give --engine keras")
