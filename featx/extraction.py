@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,6 @@ from featx.cache import (
     Place,
     RowKey,
     Spec,
-    Stat,
-    StatRow,
     digest,
     gather,
     load_features,
@@ -35,19 +31,18 @@ from featx.cache import (
     spec_difference,
     write_features,
 )
+from featx.census import Census
+from featx.census import Progress as Progress
 from featx.computing import Outcome, Share, TrunkChangedError, Wanted, compute, refuse
 from featx.errors import CacheError, ExtractionError, FileReadError, PictureError
-from featx.images import Listing, Picture, content_id, list_dataset, read_file
-from featx.pipeline import in_threads
+from featx.images import Listing, Picture, list_dataset
 from featx.recipe import Recipe
 from featx.spreading import Workers, WorkersLostError, spread
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]  # what is going on, how much is done, of how much
 VERIFY_BYTES = 2**30  # how much of a finished file a run with nothing to do looks through
 LOST_AT_MOST = 3  # times in a row that workers may die without having written anything
-RACY_NS = 2_000_000_000  # a file changed this recently may change again within the same tick of its clock
 
 
 @dataclass(frozen=True)
@@ -206,9 +201,10 @@ class _Run:
         listed = time.perf_counter() - started
         self.spec, self.shape, self.engine = self._identify()
         started = time.perf_counter()
-        self.ids, self.stats, self.unreadable = self._census()
+        self.census = Census(self.listing, store, self.progress)
+        self.ids, self.unreadable = self.census.ids, self.census.unreadable
         self._spent("list", listed + time.perf_counter() - started)
-        self.unreadable |= self._known_bad()
+        self.unreadable = self.unreadable | self._known_bad()
         if strict:
             refuse(self.unreadable)
         rows = [[p.path, self.ids.get(p.path, ""), p.label, p.split] for p in self.listing.pictures]
@@ -244,60 +240,6 @@ class _Run:
         if isinstance(memo.get(key), dict):
             with contextlib.suppress(CacheError):
                 self.store.write_memo("trunks.json", {**memo, key: {**memo[key], "engine": engine}})
-
-    def _census(self) -> tuple[dict[str, str], dict[str, Stat], dict[str, str]]:
-        """Content id and stat of every listed file, and why some have none. Files that look unchanged are not read."""
-        self.listed_at = time.time_ns()
-        known = self._settled_before()
-        ids: dict[str, str] = {}
-        stats: dict[str, Stat] = {}
-        bad = dict(self.listing.misplaced)
-        unknown = []
-        for picture in self.listing.pictures:
-            if picture.path in bad:
-                continue
-            stats[picture.path] = _stat(os.path.join(self.listing.root, picture.path))
-            content = known.get((picture.path, stats[picture.path]))
-            if content:
-                ids[picture.path] = content
-            else:
-                unknown.append(picture.path)
-        hashed = in_threads(unknown, lambda path: content_id(read_file(self.listing.root / path)))
-        if unknown:
-            self.progress("looking through the pictures", 0, len(unknown))
-        for done, (path, content_or_error) in enumerate(hashed, 1):
-            if isinstance(content_or_error, PictureError):
-                bad[path] = str(content_or_error)
-            else:
-                ids[path] = content_or_error
-            self.progress("looking through the pictures", done, len(unknown))
-        self.hashed = [path for path in unknown if path in ids]
-        return ids, stats, bad
-
-    def _settled_before(self) -> dict[tuple[str, Stat], str]:
-        """The content of files by path and stat, as earlier runs have seen it."""
-        known = {(path, (size, mtime, ctime)): content for path, content, size, mtime, ctime in self._settled_since()}
-        for features in self.store.features(root=self.root):
-            known |= {(path, stat): content for path, (stat, content) in features.stats().items()}
-        return known
-
-    def _settle(self) -> None:
-        """Note files that were too fresh to be noted when the feature file was written, lest each run read them."""
-        rows = self.stat_rows(self.hashed)
-        if rows:
-            latest = list({row[0]: list(row) for row in [*self._settled_since(), *rows]}.values())
-            with contextlib.suppress(CacheError):  # it only saves work
-                self.store.write_memo(self._stat_memo, {"digest": digest([self.root, latest]), "stat": latest})
-
-    def _settled_since(self) -> list[StatRow]:
-        """What :meth:`_settle` noted, if nobody has touched it."""
-        memo = self.store.read_memo(self._stat_memo)
-        sound = memo.get("digest") == digest([self.root, memo.get("stat")])
-        return [tuple(row) for row in memo["stat"]] if sound else []
-
-    @property
-    def _stat_memo(self) -> str:
-        return f"stat-{digest(self.root)}.json"
 
     def _known_bad(self) -> dict[str, str]:
         """Pictures of which an earlier run with the same decoder found that they cannot be read."""
@@ -342,7 +284,7 @@ class _Run:
                 features = self._unchanged() or self._make()
                 self.store.discard(self.store.partial(self.file))
         if not self.asked:
-            self._settle()
+            self.census.keep()
         return features
 
     def _unchanged(self) -> Features | None:
@@ -416,7 +358,7 @@ class _Run:
         self._set_aside(total.failures)
 
     def _share(self, missing: dict[str, list[int]]) -> Share:
-        stats = {row[0]: row for row in self.stat_rows(missing)}
+        stats = {row[0]: row for row in self.census.stat_rows(missing)}
         return Share(
             root=self.listing.root,
             pictures=tuple(Wanted(p, self.ids[p], tuple(views), stats.get(p)) for p, views in missing.items()),
@@ -490,7 +432,7 @@ class _Run:
             "paths": [p.path for p, _ in rows],
             "splits": [p.split for p, _ in rows],
             "quarantine": bad,
-            "stat": self.stat_rows(sorted(self.ids)),
+            "stat": self.census.stat_rows(sorted(self.ids)),
         }
         self.progress("writing the feature file", 0, 0)
         started = time.perf_counter()
@@ -510,19 +452,6 @@ class _Run:
             },
         )
         self._spent("assemble", time.perf_counter() - started)
-
-    def stat_rows(self, paths: Iterable[str]) -> list[StatRow]:
-        """Files whose times are so fresh that a later change might not show are left out: they will be read again."""
-        settled = self.listed_at - RACY_NS
-        return [(path, self.ids[path], *self.stats[path]) for path in paths if max(self.stats[path][1:]) < settled]
-
-
-def _stat(path: str) -> Stat:
-    try:
-        now = os.stat(path)
-    except OSError:  # reading it will say why
-        return (-1, 0, 0)
-    return now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def _for_training(picture: Picture) -> bool:

@@ -23,7 +23,7 @@ from conftest import disk_of, picture
 from PIL import Image
 
 import featx
-from featx import computing, extraction, pipeline
+from featx import census, computing, extraction, pipeline
 from featx.backbones import Trunk
 from featx.cache import CacheFolder, Features, load_features, write_features
 from featx.errors import BackboneError, CacheError, DatasetError, ExtractionError, FileReadError, WeightsError
@@ -50,7 +50,7 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this instant count as settled, so that a second run need not read them."""
-    monkeypatch.setattr(extraction, "RACY_NS", 0)
+    monkeypatch.setattr(census, "RACY_NS", 0)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_a_second_run_computes_and_reads_nothing(
     def refuse(path: Any) -> bytes:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr(extraction, "read_file", refuse)
+    monkeypatch.setattr(census, "read_file", refuse)
     second = run(root, batch_size=1)
     assert (second.computed, second.reused, second.rows, second.quarantined) == (0, 16, 16, 3)
     assert len(counted) == 16 and second.features == first.features
@@ -328,8 +328,8 @@ def test_a_change_within_the_clocks_tick_is_not_overlooked(
     def hours_pass() -> None:
         Clock.ahead = 10 * 10**9
 
-    monkeypatch.setattr(extraction, "_stat", coarse)
-    monkeypatch.setattr(extraction, "time", Clock)
+    monkeypatch.setattr(census, "_stat", coarse)
+    monkeypatch.setattr(census, "time", Clock)
     on_call(monkeypatch, 1, hours_pass)
     run(root)
     picture(2, 2).save(path)
@@ -1271,14 +1271,14 @@ def test_weights_that_change_meanwhile_never_get_into_the_cache(
     other = load_keras().saving.load_model(tiny_backbone)
     other.set_weights([value + 1 for value in other.get_weights()])
     other.save(tmp_path / "other.keras")
-    real = extraction.read_file
+    real = census.read_file
 
     def meanwhile(path: Path) -> bytes:
         shutil.copy(tmp_path / "other.keras", file)
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "read_file", meanwhile)
+        patch.setattr(census, "read_file", meanwhile)
         with pytest.raises(ExtractionError, match="weights were changed while featx was running; run the same command"):
             run(root, backbone=str(file))
     done = run(root, backbone=str(file))
@@ -1293,8 +1293,8 @@ def test_an_interrupted_run_goes_on_without_reading_what_is_done(
     root = make_dataset(each=8)
     interrupt(run, root, 8, monkeypatch)
     read: list[Path] = []
-    real = extraction.read_file
-    monkeypatch.setattr(extraction, "read_file", lambda path: (read.append(path), real(path))[1])
+    real = census.read_file
+    monkeypatch.setattr(census, "read_file", lambda path: (read.append(path), real(path))[1])
     assert run(root, batch_size=4).computed == 8
     assert len(read) == 8
 
@@ -1508,9 +1508,9 @@ def test_files_too_fresh_at_first_are_noted_by_the_next_run(
     root = make_dataset(each=3)
     run(root)
     read: list[Path] = []
-    real = extraction.read_file
-    monkeypatch.setattr(extraction, "read_file", lambda path: (read.append(path), real(path))[1])
-    monkeypatch.setattr(extraction, "RACY_NS", 0)
+    real = census.read_file
+    monkeypatch.setattr(census, "read_file", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr(census, "RACY_NS", 0)
     assert run(root).computed == 0 and len(read) == 6
     assert run(root).computed == 0 and len(read) == 6
     (root / "lying" / "000.png").write_bytes((root / "standing" / "000.png").read_bytes())
@@ -1524,7 +1524,7 @@ def test_an_edited_note_of_files_is_not_believed(
 ) -> None:
     root = make_dataset(each=3)
     run(root)
-    monkeypatch.setattr(extraction, "RACY_NS", 0)
+    monkeypatch.setattr(census, "RACY_NS", 0)
     run(root)
     (memo,) = (tmp_path / "cache").glob("stat-*.json")
     first, second = load_features(run(root).features).ids[:2]

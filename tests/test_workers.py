@@ -24,7 +24,7 @@ import pytest
 from conftest import picture
 
 import featx
-from featx import computing, extraction, spreading
+from featx import census, computing, extraction, spreading
 from featx.cache import load_features
 from featx.computing import Outcome, Share, Wanted, compute_as_worker
 from featx.errors import CacheError, DatasetError, ExtractionError
@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this instant count as settled, so that their times are in the feature file."""
-    monkeypatch.setattr(extraction, "RACY_NS", 0)
+    monkeypatch.setattr(census, "RACY_NS", 0)
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_killed_workers_blocks_are_done_again(run: Run, dataset: Path, tmp_pat
         "def work(share):\n    import deadly\n    from featx.computing import compute_as_worker\n"
         "    return compute_as_worker(share)\n"
         "if __name__ == '__main__':\n"
-        "    featx.spreading.compute_as_worker, featx.extraction.RACY_NS = work, 0\n"
+        "    featx.spreading.compute_as_worker, featx.census.RACY_NS = work, 0\n"
         "    cache = sys.argv[2] + '/cache'\n"
         "    done = featx.extract(sys.argv[1], cache_dir=cache, backbone='pixels', size=32, workers=2)\n"
         "    print(json.dumps([done.features, done.computed, done.rows, done.quarantined]))\n"
