@@ -6,12 +6,12 @@ import os
 import threading
 import time
 
-import joblib
-
 
 def share_of_cores(workers: int) -> int:
     """How many threads each of several workers on this machine has, so that there are no more threads than cores."""
-    return max(1, int(joblib.cpu_count()) // workers)
+    from joblib import cpu_count  # takes a while to load, and few runs need it
+
+    return max(1, int(cpu_count()) // workers)
 
 
 def threads_in_environment(threads: int) -> dict[str, str]:

@@ -58,9 +58,11 @@ def trunk_for(
 
 def _unproved(recipe: Recipe, reference: Trunk, folder: Path | None, threads: int | None) -> Trunk:
     engine = recipe.engine
+    if recipe.backbone == PIXELS:  # nothing to compute, and no need to load a network library
+        return reference
     if engine == "auto":  # in float32; a recipe in less precision has resolved it
         engine = "keras" if fastest_engine("float32") == "keras" or accelerated() else "openvino"
-    if engine == "openvino" and recipe.backbone != PIXELS:
+    if engine == "openvino":
         return with_openvino(reference, precision=recipe.precision, folder=folder, threads=threads)
     return reference if recipe.precision == "float32" else recipe.trunk()
 

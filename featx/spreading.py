@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import joblib
-from joblib.externals.loky import get_reusable_executor
-
 from featx.backbones import gpus
 from featx.computing import Outcome, Share, compute_as_worker
 from featx.errors import ExtractionError, FeatxError, one_line
@@ -83,8 +80,10 @@ def spread(share: Share, workers: Workers) -> Iterator[Outcome]:
     """Have a share computed by workers, in parts; gives what became of each, as they end.
 
     Raises:
-        WorkersLostError: workers were killed or cannot be reached.
+        WorkersLostError: workers were killed. ExtractionError: a cluster cannot be reached.
     """
+    import joblib  # takes a while to load, and few runs need it
+
     with warnings.catch_warnings(), _cluster(workers) as cluster:
         warnings.simplefilter("ignore")  # such as joblib's of a killed worker, which the error tells
         common = replace(
@@ -145,6 +144,8 @@ def _cluster(workers: Workers) -> Iterator[_Cluster]:
         with _ray(workers.address) as cluster:
             yield cluster
     else:
+        from joblib.externals.loky import get_reusable_executor
+
         try:
             yield _Cluster(workers.count, workers.count, {"backend": "loky", "return_as": "generator_unordered"})
         finally:  # each holds a network in memory
@@ -154,6 +155,7 @@ def _cluster(workers: Workers) -> Iterator[_Cluster]:
 @contextmanager
 def _dask(address: str) -> Iterator[_Cluster]:
     from distributed import Client
+    from joblib import parallel_config
 
     try:
         client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
@@ -163,7 +165,7 @@ def _dask(address: str) -> Iterator[_Cluster]:
         hosts = Counter(worker["host"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
         if not hosts:
             raise ExtractionError(f"the Dask scheduler at {address} has no workers; start some with `dask worker`")
-        with joblib.parallel_config(backend="dask", client=client):
+        with parallel_config(backend="dask", client=client):
             yield _Cluster(hosts.total(), max(hosts.values()), {"return_as": "generator_unordered"})
 
 
@@ -171,6 +173,7 @@ def _dask(address: str) -> Iterator[_Cluster]:
 def _ray(address: str) -> Iterator[_Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
+    from joblib import parallel_config
     from ray.util.joblib import register_ray
 
     try:
@@ -184,7 +187,7 @@ def _ray(address: str) -> Iterator[_Cluster]:
         cores = int(min(node["CPU"] for node in nodes))
         count, needs = (cards, {"num_gpus": 1, "num_cpus": 1}) if cards else (len(nodes), {"num_cpus": cores})
         on_a_machine = max(int(node.get("GPU", 0)) for node in nodes) or 1
-        with joblib.parallel_config(backend="ray", ray_remote_args=needs):
+        with parallel_config(backend="ray", ray_remote_args=needs):
             yield _Cluster(count, on_a_machine, {})
     finally:
         ray.shutdown()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import joblib
 import numpy as np
 import optuna
 import pytest
@@ -24,7 +25,6 @@ from conftest import picture
 from typer.testing import CliRunner
 
 import featx
-from featx import _processes
 from featx._processes import share_of_cores, threads_in_environment
 from featx.cache import Features
 from featx.cli import app
@@ -517,7 +517,7 @@ def test_a_worker_maps_the_rows_into_memory(tmp_path: Path) -> None:
 
 
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_processes.joblib, "cpu_count", lambda: 16)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 16)
     assert [share_of_cores(workers) for workers in (1, 4, 64)] == [16, 4, 1]
     assert {"TF_NUM_INTRAOP_THREADS": "4", "OMP_NUM_THREADS": "4"}.items() <= threads_in_environment(4).items()
 
