@@ -301,6 +301,13 @@ def test_on_jax_a_size_of_batch_is_compiled_once(monkeypatch: pytest.MonkeyPatch
     assert traced == [4, 6]
 
 
+def test_features_belong_to_the_caller() -> None:
+    trunk, images = random_trunk("vgg16"), pictures(32)
+    features, expected = trunk(images), trunk(images)
+    features[:] = 0
+    assert np.array_equal(trunk(images), expected) and expected.any()
+
+
 def test_threads_may_share_a_trunk() -> None:
     trunk = build_trunk("mobilenet-0.25", weights="random", size=32)
     batches = [pictures(32, 4 + number // 4) for number in range(8)]  # of two sizes, new ones

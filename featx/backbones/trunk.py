@@ -91,7 +91,7 @@ class Trunk:
 
         One compiled call a batch: keep ``n`` the same from call to call, for each new ``n`` is compiled anew.
         """
-        features: NDArray[np.float32] = np.asarray(self._run(images), dtype=np.float32)
+        features: NDArray[np.float32] = np.require(self._run(images), np.float32, "W")  # JAX's own are read-only
         return features
 
 
