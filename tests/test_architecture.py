@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,34 @@ def test_importing_is_light(words: list[str] | None, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
+
+
+def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    code = """if True:
+        import importlib.abc, sys
+
+        class Hidden(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name.split(".")[0] == "tensorflow":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Hidden())
+        import featx
+
+        done = featx.extract(sys.argv[1], cache_dir="cache", backbone=sys.argv[2], preprocess="rescale")
+        for head in ("logreg", "mlp"):
+            classifier = featx.fit(featx.load_features(done.features), head)
+        classifier.predict([sys.argv[1] + "/lying/000.png"])
+        featx.finetune(sys.argv[1], cache_dir="cache", from_scratch="cnn4", size=48, epochs=1)
+        print(done.engine, "tensorflow" in sys.modules)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(make_dataset()), tiny_backbone],
+        capture_output=True, text=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert (done.stdout.split(), done.stderr) == (["keras-jax", "False"], "")
 
 
 def test_public_names() -> None:
