@@ -78,6 +78,8 @@ ARROWS: dict[str, set[str]] = {
         "finetuning",
     },
     "sweeping": {"cache", "classifier", "heads", "training"},
+    "maps": {"images", "heads", "tail"},
+    "explanation": {"images", "cache", "classifier", "maps", "pipeline"},
     "demo": {"cache", "classifier", "extraction"},
 }
 
@@ -152,10 +154,10 @@ def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbon
 
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
-        "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
-        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk", "compare",
-        "cross_validate", "extract", "few_shot", "finetune", "fit", "list_dataset", "list_layers", "load_features",
-        "make_head", "sweep",
+        "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "FeatureExtractor", "Features",
+        "FeatxError", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__",
+        "build_trunk", "compare", "cross_validate", "explain", "extract", "few_shot", "finetune", "fit",
+        "list_dataset", "list_layers", "load_features", "make_head", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -180,6 +182,7 @@ def test_readme_names_every_command_and_head() -> None:
         "sweep",
         "finetune",
         "compare",
+        "explain",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name
