@@ -209,7 +209,7 @@ def batch(work: Path, shared: Path, n: int, repeats: dict[str, int]) -> Iterator
 def workers(work: Path, shared: Path, n: int, repeats: dict[str, int]) -> Iterator[dict[str, Any]]:
     """One process of two threads, two processes of one, two Dask workers of one: rates with their starts."""
     folder = web_photos(work, shared, n)
-    for backbone in ("vgg16", "mobilenetv2"):
+    for backbone in repeats:
         recipe = recipe_of(backbone, shared)
         with dask(work) as address:
             jobs: dict[str, tuple[str, dict[str, Any]]] = {
@@ -250,7 +250,7 @@ def memory(work: Path, shared: Path, n: int, repeats: dict[str, int]) -> Iterato
     """Resident memory by number of pictures; a small network stands in for VGG16, with VGG16's maps, 7 x 7 x 512."""
     network = stand_in(work)
     found = {}
-    for count in (1_000, 10_000):
+    for count in (1_000, 3_000, 10_000):
         recipe = {"backbone": network, "preprocess": "rescale", "engine": "keras"}
         found[count] = measured("peak", folder=many(work, shared, count), recipe=recipe)["MB"]
         yield {"pictures": count, "peak, MB": found[count], "against 1,000": found[count] / found[1_000]}
