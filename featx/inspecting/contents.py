@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from featx.images import Picture
+from featx.images import Listing, Picture
 from featx.inspecting.result import Copies, Pair
 
 RANK = {"test": 0, "validation": 1, "train": 2, "": 2}  # whom to keep: what was measured on stays as it is
@@ -18,6 +19,11 @@ def rank(picture: Picture) -> tuple[int, str]:
 def on_one_side(first: Picture, second: Picture) -> bool:
     """Whether both train, both validate or both test."""
     return RANK[first.split] == RANK[second.split]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names as a listing orders them."""
+    return Listing(Path(), "", tuple(Picture("", name) for name in names)).class_names
 
 
 class Contents:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,25 +13,11 @@ from featx.cache import CacheFolder, Features, load_features
 from featx.census import Progress
 from featx.errors import CacheError, DatasetError
 from featx.images import Listing, Picture, list_dataset
-from featx.inspecting.contents import Contents, on_one_side, rank
-from featx.inspecting.likeness import (
-    NEIGHBORS,
-    OUTLYING,
-    SIMILARITY,
-    averaged,
-    groups_of,
-    modified_z,
-    nearest,
-    pairs_of,
-)
+from featx.inspecting.comparing import compare
+from featx.inspecting.contents import Contents, in_order, on_one_side
+from featx.inspecting.likeness import NEIGHBORS, SIMILARITY
 from featx.inspecting.pictures import Seen, look_at, sizes_of
-from featx.inspecting.result import Inspection, Outlier, Pair, Suspect, Unreadable
-from featx.inspecting.suspects import confident, held_out_probabilities
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-MANY_NEAR = 1 / 3  # of the pictures with a near-duplicate: more than most data sets have
+from featx.inspecting.result import Inspection, Unreadable
 
 
 def inspect(
@@ -47,16 +31,17 @@ def inspect(
 ) -> Inspection:
     """Look through a data set: counts, sizes, mean images, and what is wrong with it.
 
-    Every picture is decoded once, since that alone shows which are damaged. Near-duplicates, leaks by them, outliers and
-    label suspects need features: those of the newest feature file of the data set, matched by the pictures' content.
-    Nothing is extracted, and nothing is changed. Features are compared by brute force: minutes for 100,000 pictures,
-    hours for a million, and twice ``4 * pictures * channels`` bytes.
+    Every picture is decoded once, since that alone shows which are damaged. Near-duplicates, leaks by them, outliers
+    and label suspects need features: those of the newest feature file of the data set, matched by the pictures'
+    content. Nothing is extracted, and nothing is changed. Features are compared by brute force: minutes for 100,000
+    pictures, hours for a million, and twice ``4 * pictures * channels`` bytes.
 
-    A ``similarity`` of 0.9 was chosen with MobileNetV2 at 224 pixels on flowers, ants and bees, cats and dogs (2,097
-    pictures, and 60 of each set altered). It finds 98 % of copies saved again with JPEG quality 60 (80: all), 97 % of
-    copies at 0.7 of their size, 99 % of copies with 5 % cut off (10 %: 93 %). Of the pictures as they are, 5 pairs reach
-    it, all of flowers, four of which are shots of one series; the next pairs have 0.894. Other networks have other
-    cosines: look at the pairs nearest to the limit, and set yours.
+    A ``similarity`` of 0.9 was chosen with MobileNetV2 at 224 pixels on flowers, ants and bees, cats and dogs: 2,097
+    pictures, of 180 of which altered copies were made. It finds all copies saved again as JPEG of quality 80, 98 % of
+    quality 60, 97 % of those at 0.7 of their size, 99 % of those with 5 % cut off, 93 % with 10 %, and all that were
+    mirrored. Of the pictures as they are, five pairs reach it, each of one scene taken twice; pairs of different scenes
+    end at 0.885. With width 0.35 the figures for flowers are alike; other networks may differ: look at the pairs
+    nearest to the limit, and set yours.
 
     Args:
         source: a folder or label file as for ``featx.extract``, or a feature file, whose pictures may be gone.
@@ -84,7 +69,7 @@ def inspect(
     pictures = [p for p in listing.pictures if p.path not in seen.unreadable]
     known = dict(zip(features.paths, features.ids.tolist(), strict=True)) if features else {}
     contents = Contents(pictures, seen.ids | {path: known[path] for path in seen.gone})
-    alike = _compare(contents, features, similarity, neighbors, random_state, progress)
+    alike = compare(contents, features, similarity, neighbors, random_state, progress)
     return Inspection(
         dataset=listing.name,
         root=str(listing.root.resolve()),
@@ -111,7 +96,7 @@ def inspect(
     )
 
 
-# ------------------------------------------------------------------------------------------------- where things come from
+# ---------------------------------------------------------------------------------------------- where things come from
 
 
 def _given(source: str | Path | Features) -> Features | None:
@@ -128,6 +113,15 @@ def _given(source: str | Path | Features) -> Features | None:
     if not all(features.paths):
         raise CacheError(f"{features.path} is a block of an unfinished extraction; run `featx extract` again")
     return features
+
+
+def root_of(source: str | Path | Features) -> Path:
+    """The folder that the pictures' paths are relative to, as far as can be told without listing them."""
+    features = _given(source)
+    if features is not None:
+        return Path(features.root)
+    path = Path(source)  # type: ignore[arg-type]
+    return path if path.is_dir() else path.parent
 
 
 def _listed_in(features: Features) -> Listing:
@@ -164,15 +158,10 @@ def _counted(pictures: list[Picture]) -> dict[str, Any]:
         by_split[picture.split or "none"] += 1
     totals = [by_split.total() for by_split in counts.values()]
     return {
-        "counts": {name: dict(counts[name]) for name in _in_order(counts)},
+        "counts": {name: dict(counts[name]) for name in in_order(counts)},
         "unlabelled": dict(unlabelled),
         "imbalance": max(totals) / min(totals) if totals else None,
     }
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Class names as a listing orders them."""
-    return Listing(Path(), "", tuple(Picture("", name) for name in names)).class_names
 
 
 def _shown(listing: Listing, seen: Seen, pictures: list[Picture]) -> dict[str, Any]:
@@ -184,125 +173,6 @@ def _shown(listing: Listing, seen: Seen, pictures: list[Picture]) -> dict[str, A
         "mean_image_of_all": seen.mean_image(None),
         "pictures": [p for p in pictures if p.path in seen.ids],
     }
-
-
-# --------------------------------------------------------------------------------------------------------- by features
-
-
-@dataclass
-class _Alike:
-    compared: int = 0
-    pairs: list[Pair] = field(default_factory=list)
-    outliers: list[Outlier] = field(default_factory=list)
-    suspects: list[Suspect] = field(default_factory=list)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def _compare(
-    contents: Contents,
-    features: Features | None,
-    similarity: float,
-    neighbors: int,
-    random_state: int,
-    progress: Progress,
-) -> _Alike:
-    """All that features tell. Copies of a file are compared as one picture."""
-    if features is None:
-        why = (
-            "no features of this data set were found, so near-duplicates, outliers and wrong labels were not looked for"
-        )
-        return _Alike(notes=[f"{why}; run `featx extract` on it first"])
-    itself = np.flatnonzero(features.views == 0)
-    row_of = dict(zip(features.ids[itself].tolist(), itself.tolist(), strict=True))
-    found = [(row_of[content], copies) for content, copies in zip(contents.ids, contents.copies, strict=True)
-             if content in row_of]  # fmt: skip
-    copies = [pictures for _, pictures in found]
-    alike = _Alike(compared=sum(map(len, copies)))
-    missing = sum(map(len, contents.copies)) - alike.compared
-    if missing:
-        alike.notes.append(f"{missing} pictures have no features in {features.path}; extract again to compare them")
-    if len(copies) < 2:
-        alike.notes.append("there are no two different pictures with features to compare")
-        return alike
-    X = averaged(features, np.array([row for row, _ in found]))
-    cosines, numbers = nearest(X, neighbors, progress)
-    pairs, cosine = pairs_of(cosines, numbers, similarity)
-    keepers = [pictures[0] for pictures in copies]
-    for (one, other), value in zip(pairs.tolist(), cosine.tolist(), strict=True):
-        first, second = sorted((keepers[one], keepers[other]), key=rank)
-        alike.pairs.append(Pair(first, second, value, exact=False))
-    alike.outliers = _outliers(keepers, cosines, numbers)
-    if len(np.unique(pairs)) > MANY_NEAR * len(keepers):
-        alike.notes.append(
-            f"{len(np.unique(pairs))} of {len(keepers)} pictures have a near-duplicate: look at some, and if they are "
-            f"not alike, give a higher similarity than {similarity:g}; networks differ in it"
-        )
-    _judge(alike, X, copies, groups_of(len(copies), pairs), random_state, progress)
-    return alike
-
-
-def _outliers(keepers: list[Picture], cosines: NDArray[np.float64], numbers: NDArray[np.int64]) -> list[Outlier]:
-    distances = 1 - cosines.mean(axis=1)
-    scores = modified_z(distances)
-    far = np.flatnonzero(scores > OUTLYING)
-    return [
-        Outlier(
-            path=keepers[row].path,
-            label=keepers[row].label,
-            split=keepers[row].split,
-            distance=float(distances[row]),
-            score=float(scores[row]),
-            nearest=keepers[numbers[row, 0]].path,
-        )
-        for row in far[np.argsort(-scores[far], kind="stable")].tolist()
-    ]
-
-
-def _judge(
-    alike: _Alike,
-    X: NDArray[np.float32],
-    copies: list[list[Picture]],
-    groups: NDArray[np.int64],
-    random_state: int,
-    progress: Progress,
-) -> None:
-    """Find label suspects. Near-duplicates stay in one fold, else a copy with the same wrong label would vouch for it."""
-    at = {label for pictures in copies for label in (p.label for p in pictures) if label is not None}
-    groups_with: dict[str, set[int]] = {label: set() for label in at}
-    for pictures, group in zip(copies, groups.tolist(), strict=True):
-        for label in (p.label for p in pictures if p.label is not None):
-            groups_with[label].add(group)
-    names = _in_order(label for label, with_it in groups_with.items() if len(with_it) > 1)
-    small = _in_order(set(groups_with) - set(names))
-    if small:
-        alike.notes.append(
-            f"labels of {len(small)} classes cannot be judged, since none has two different pictures: "
-            + ", ".join(small[:5])
-        )
-    if len(names) < 2:
-        alike.notes.append("wrong labels were not looked for: that takes two classes of two different pictures each")
-        return
-    number = {name: n for n, name in enumerate(names)}
-    rows = [(place, p) for place, pictures in enumerate(copies) for p in pictures if p.label in number]
-    place, y = np.array([place for place, _ in rows]), np.array([number[str(p.label)] for _, p in rows], np.int32)
-    found, judged = held_out_probabilities(X, place, y, groups[place], random_state, progress)
-    pictures, found, y = [rows[row][1] for row in np.flatnonzero(judged)], found[judged], y[judged]
-    thresholds, likely = confident(found, y)
-    alike.thresholds = {name: float(thresholds[n]) for name, n in number.items() if np.isfinite(thresholds[n])}
-    alike.suspects = [
-        Suspect(
-            path=pictures[row].path,
-            label=names[y[row]],
-            split=pictures[row].split,
-            suggested=names[likely[row]],
-            probability=float(found[row, y[row]]),
-            suggested_probability=float(found[row, likely[row]]),
-            margin=float(found[row, y[row]] - found[row, likely[row]]),
-        )
-        for row in np.flatnonzero(likely != y).tolist()
-    ]
-    alike.suspects.sort(key=lambda suspect: (suspect.margin, suspect.path))
 
 
 def _printable(path: str) -> str:

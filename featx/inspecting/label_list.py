@@ -54,7 +54,7 @@ def write_list(found: Inspection, file: str | Path, without_suspects: bool = Fal
         "leaks": {pair.second.path for pair in found.leaks if not pair.exact},
         "suspects": {s.path for s in found.suspects if without_suspects and s.split != "test"},
         "unlabelled": {p.path for p in found.pictures if p.label is None},
-        "unwritable": {p.path for p in found.pictures if not _comes_back(p.path, p.label or "")},
+        "unwritable": {p.path for p in found.pictures if not _comes_back(_below(above, p), p.label or "")},
     }
     kept, left_out = [], dict.fromkeys(dropped, 0)
     for picture in found.pictures:
@@ -62,7 +62,7 @@ def write_list(found: Inspection, file: str | Path, without_suspects: bool = Fal
         if why:
             left_out[why] += 1
         else:
-            kept.append([os.path.join(above, picture.path).replace(os.sep, "/"), picture.label, picture.split])
+            kept.append([_below(above, picture), picture.label, picture.split])
     if not kept:
         raise DatasetError(f"{file} would list nothing: no readable picture has a label; it was not written")
     text = io.StringIO(newline="")
@@ -89,6 +89,11 @@ def _from_folder(file: Path, root: str | Path) -> str:
     )
 
 
+def _below(above: str, picture: Picture) -> str:
+    return os.path.join(above, picture.path).replace(os.sep, "/")
+
+
 def _comes_back(*words: str) -> bool:
     """Whether a label file is read as it was written: its reader strips spaces, and knows one kind of line end."""
-    return all(word == word.strip() and "\r" not in word for word in words)
+    sound = all(word == word.strip() and "\r" not in word for word in words)
+    return sound and not any("\ud800" <= c <= "\udfff" for word in words for c in word)  # bytes that are not UTF-8

@@ -82,8 +82,8 @@ def groups_of(n: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 def modified_z(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far each is above the median, in robust standard deviations (Iglewicz & Hoaglin 1993).
 
-    That is ``0.6745 (d - median) / MAD``; MAD, the median of the absolute deviations from the median, may not be 0: then
-    all are 0.
+    That is ``0.6745 (d - median) / MAD``, where MAD is the median of the absolute deviations from the median. Where
+    that is 0, all are 0.
     """
     deviation = distances - np.median(distances)
     mad = np.median(np.abs(deviation))
