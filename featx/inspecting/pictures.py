@@ -108,15 +108,15 @@ def sizes_of(paths: list[str], measured: list[tuple[int, int]]) -> Sizes | None:
     width, height = np.array(measured, np.int64).T
     by_pixels, by_ratio = np.argsort(width * height, kind="stable"), np.argsort(width / height, kind="stable")
 
-    def size(number: int) -> Size:
+    def sized(number: int) -> Size:
         return Size(paths[number], int(width[number]), int(height[number]))
 
     return Sizes(
-        smallest=size(by_pixels[0]),
-        median=size(by_pixels[(len(paths) - 1) // 2]),
-        largest=size(by_pixels[-1]),
-        widest=size(by_ratio[-1]),
-        tallest=size(by_ratio[0]),
+        smallest=sized(by_pixels[0]),
+        median=sized(by_pixels[(len(paths) - 1) // 2]),
+        largest=sized(by_pixels[-1]),
+        widest=sized(by_ratio[-1]),
+        tallest=sized(by_ratio[0]),
         histogram=_histogram(np.maximum(width, height)),
     )
 
