@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "spreading": {"backbones", "computing"},
     "census": {"images", "cache", "pipeline"},
     "extraction": {"images", "augmentation", "cache", "recipe", "census", "computing", "spreading"},
+    "inspecting": {"images", "cache", "pipeline", "census", "heads", "splits"},
     "transformer": {"images", "recipe", "pipeline"},
     "model_folder": {"images"},
     "training": {"cache", "heads", "splits"},
@@ -123,10 +124,10 @@ def test_importing_is_light(words: list[str] | None, tmp_path: Path) -> None:
 
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
-        "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
-        "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk", "compare",
-        "cross_validate", "extract", "few_shot", "finetune", "fit", "list_dataset", "list_layers", "load_features",
-        "make_head", "sweep",
+        "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError",
+        "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__",
+        "build_trunk", "compare", "cross_validate", "extract", "few_shot", "finetune", "fit", "inspect",
+        "list_dataset", "list_layers", "load_features", "make_head", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -151,6 +152,7 @@ def test_readme_names_every_command_and_head() -> None:
         "sweep",
         "finetune",
         "compare",
+        "inspect",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 # Of 10 labels swapped among 800 flowers, 398 ants and bees and 900 cats and dogs, so many were among the first 30
-# suspects, on average over five draws: 7.0, 7.2 and 7.6 with 0.01, the default elsewhere; 8.2, 8.0 and 8.4 with 0.1; 8.0,
-# 8.8 and 8.4 with 1, but of half as many more suspects. A weak penalty lets heads be sure, which few pictures need most.
+# suspects, on average over five draws: 7.0, 7.2 and 7.6 with 0.01, the default elsewhere; 8.2, 8.0 and 8.4 with 0.1;
+# 8.0, 8.8 and 8.4 with 1, but of half as many more suspects. A weak penalty lets heads be sure.
 C = 0.1
 
 
