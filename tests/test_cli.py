@@ -927,6 +927,13 @@ SAID: dict[str, list[str]] = {
         "features, s",
         "would take about",
     ],
+    "inspect {data} --cache-dir {cache} --similarity 0.9999 --neighbors 5": [
+        "'data': 33 listed = 32 readable + 1 quarantined",
+        "'train/lying/text.jpg'",
+        "lying        4     12",
+        "formats: PNG 32",
+        "smallest     40      30",
+    ],
     "evaluate {model}": ["accuracy ", "(95 % interval ", "8 test rows, log loss ", "precision  recall", "support"],
     "predict {model} {data}/test": ["050.png\tlying\t", "050.png\tstanding\t"],
     "backbones": ["smallest", "vgg16", "14714688", "14 x 14 x 512", "caffe", "block5_conv3"],

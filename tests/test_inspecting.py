@@ -125,7 +125,7 @@ def test_what_is_planted_among_flowers_is_found(flowers: Path) -> None:
 
 @pytest.mark.xdist_group("flowers")
 def test_swapped_labels_among_flowers_are_suspects(flowers: Path) -> None:
-    """At least 7 of 10 on average; of 16 other draws, 13 had 7 or more, and two had 5 or 4: some look like the others."""
+    """At least 7 of 10 on average; of 16 other draws 13 had 7 or more, three 4 or 5."""
     lines = [(p.relative_to(flowers).as_posix(), p.parent.name) for p in sorted(flowers.rglob("[0-9]*.jpg"))]
     names = sorted({label for _, label in lines})
     hits, right = [], 0
