@@ -65,9 +65,9 @@ def inspect(
     features = _given(source)
     listing = list_dataset(source) if features is None else _listed_in(features)  # type: ignore[arg-type]
     seen = look_at(listing, progress, forgiving=features is not None)
-    features = features or _features_of(listing, CacheFolder(cache_dir))
+    features = _features_of(listing, CacheFolder(cache_dir)) if features is None else features
     pictures = [p for p in listing.pictures if p.path not in seen.unreadable]
-    known = dict(zip(features.paths, features.ids.tolist(), strict=True)) if features else {}
+    known = dict(zip(features.paths, features.ids.tolist(), strict=True)) if features is not None else {}
     contents = Contents(pictures, seen.ids | {path: known[path] for path in seen.gone})
     alike = compare(contents, features, similarity, neighbors, random_state, progress)
     return Inspection(
@@ -78,8 +78,8 @@ def inspect(
         quarantined=[Unreadable(_printable(path), reason) for path, reason in sorted(seen.unreadable.items())],
         ignored=len(listing.ignored),
         empty_classes=[_printable(name) for name in listing.empty_classes],
-        features=str(features.path) if features else None,
-        backbone=str(features.spec.get("backbone")) if features else None,
+        features=str(features.path) if features is not None else None,
+        backbone=str(features.spec.get("backbone")) if features is not None else None,
         similarity=similarity,
         neighbors=neighbors,
         duplicates=contents.duplicates(),
@@ -141,7 +141,7 @@ def _features_of(listing: Listing, store: CacheFolder) -> Features | None:
     first = None
     for features in store.features(root=str(listing.root.resolve())):
         if features.path.parent == store.folder and features.dtype.kind == "f":
-            first = first or features
+            first = features if first is None else first
             if features.dataset == listing.name:
                 return features
     return first

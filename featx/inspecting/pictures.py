@@ -79,9 +79,8 @@ def look_at(listing: Listing, progress: Progress, forgiving: bool) -> Seen:
     """
     seen = Seen(dict(listing.misplaced))
     label_of = {p.path: p.label for p in listing.pictures if p.path not in seen.unreadable}
-    if forgiving:
-        seen.gone = [path for path in label_of if not os.path.lexists(listing.root / path)]
-    there = [path for path in label_of if path not in set(seen.gone)]
+    there = [path for path in label_of if not forgiving or os.path.lexists(listing.root / path)]
+    seen.gone = sorted(label_of.keys() - set(there)) if forgiving else []
     shown = {label for label, _ in Counter(filter(None, label_of.values())).most_common(MEAN_CLASSES)}
     with quiet_pillow():
         looks = in_threads(there, lambda path: _look(listing.root / path))
