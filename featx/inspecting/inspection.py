@@ -33,8 +33,9 @@ def inspect(
 
     Every picture is decoded once, since that alone shows which are damaged. Near-duplicates, leaks by them, outliers
     and label suspects need features: those of the newest feature file of the data set, matched by the pictures'
-    content. Nothing is extracted, and nothing is changed. Features are compared by brute force: minutes for 100,000
-    pictures, hours for a million, and twice ``4 * pictures * channels`` bytes.
+    content. Nothing is extracted, and nothing is changed. Features are compared by brute force: 5,000 rows of 1280 took
+    4 seconds on two busy cores, and ten times the rows take a hundred times as long; memory for features is twice
+    ``4 * pictures * channels`` bytes.
 
     A ``similarity`` of 0.9 was chosen with MobileNetV2 at 224 pixels on flowers, ants and bees, cats and dogs: 2,097
     pictures, of 180 of which altered copies were made. It finds all copies saved again as JPEG of quality 80, 98 % of
