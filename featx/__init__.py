@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from featx.heads import SVMHead as SVMHead
     from featx.heads import make_head as make_head
     from featx.images import list_dataset as list_dataset
+    from featx.inspecting import Inspection as Inspection
+    from featx.inspecting import inspect as inspect
     from featx.recipe import Recipe as Recipe
     from featx.selection import cross_validate as cross_validate
     from featx.selection import few_shot as few_shot
@@ -49,6 +51,7 @@ _PLACES = {
     "FeatureExtractor": "transformer",
     "Features": "cache",
     "FeatxError": "errors",
+    "Inspection": "inspecting",
     "KNNHead": "heads",
     "LogisticHead": "heads",
     "MLPHead": "heads",
@@ -64,6 +67,7 @@ _PLACES = {
     "few_shot": "selection",
     "finetune": "finetuning",
     "fit": "classifier",
+    "inspect": "inspecting",
     "list_dataset": "images",
     "list_layers": "backbones",
     "load_features": "cache",

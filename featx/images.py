@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from featx.errors import DatasetError, FileReadError, PictureError, one_line
 
@@ -46,6 +46,8 @@ PICTURE_SUFFIXES = frozenset(
 )
 # Formats whose Pillow decoders read pixels and nothing else: no EPS (runs Ghostscript), no WMF, no stubs.
 FORMATS = "JPEG PNG GIF WEBP BMP DIB TIFF PPM JPEG2000 AVIF ICO ICNS PSD SGI QOI DDS PCX TGA".split()
+DRAFTED = {"JPEG", "MPO"}  # decoded at a fraction of their size, where less is enough
+LYING = {5, 6, 7, 8}  # EXIF orientations in which width and height change places
 TIFF_SUBFILE = 254  # the tag whose lowest bit marks a preview
 UNSIGNED_FORMATS = {"TGA", "PCX"}  # no signature to tell them by: believed only if the suffix says so
 
@@ -387,7 +389,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None)
                 raise PictureError(f"{width} x {height} pixels are more than --max-pixels {max_pixels}")
             if getattr(image, "tag_v2", {}).get(TIFF_SUBFILE, 0) & 1:  # as in a camera's raw files
                 raise PictureError("its first image is a reduced preview of another; convert it to JPEG or PNG first")
-            if enough and image.format in ("JPEG", "MPO"):
+            if enough and image.format in DRAFTED:
                 image.draft(None, (enough, enough))  # None: the colours as they are
             image.load()
             _turn_upright(image)
@@ -403,6 +405,22 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None)
         raise PictureError(f"{count[0] if count else 'its'} pixels are more than --max-pixels {max_pixels}") from None
     except Exception as error:  # decoders of damaged files raise anything: struct.error, SyntaxError, IndexError, ...
         raise PictureError(f"damaged: {one_line(error)}") from error
+
+
+def measure(data: bytes, image: NDArray[np.uint8]) -> tuple[str, int, int]:
+    """Format by content (``JPEG``, ``PNG``, ...), width and height of a file, upright; nothing is decoded again.
+
+    Args:
+        data: the file's bytes.
+        image: what :func:`decode` made of them, perhaps a draft.
+    """
+    height, width = image.shape[:2]
+    with Image.open(io.BytesIO(data), formats=_formats()) as file:
+        if file.format in DRAFTED:
+            width, height = file.size
+            if file.getexif().get(ExifTags.Base.Orientation) in LYING:
+                width, height = height, width
+        return file.format or "", width, height
 
 
 def resize(image: NDArray[np.uint8], size: int, how: str = "stretch") -> NDArray[np.uint8]:

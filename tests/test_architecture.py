@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "spreading": {"backbones", "computing"},
     "census": {"images", "cache", "pipeline"},
     "extraction": {"images", "augmentation", "cache", "recipe", "census", "computing", "spreading"},
+    "inspecting": {"images", "cache", "pipeline", "census", "heads", "splits"},
     "transformer": {"images", "recipe", "pipeline"},
     "model_folder": {"images"},
     "training": {"cache", "heads", "splits"},
@@ -155,9 +156,9 @@ def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbon
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
         "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "FeatureExtractor", "Features",
-        "FeatxError", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__",
-        "build_trunk", "compare", "cross_validate", "explain", "extract", "few_shot", "finetune", "fit",
-        "list_dataset", "list_layers", "load_features", "make_head", "sweep",
+        "FeatxError", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views",
+        "__version__", "build_trunk", "compare", "cross_validate", "explain", "extract", "few_shot", "finetune", "fit",
+        "inspect", "list_dataset", "list_layers", "load_features", "make_head", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -183,6 +184,7 @@ def test_readme_names_every_command_and_head() -> None:
         "finetune",
         "compare",
         "explain",
+        "inspect",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name
