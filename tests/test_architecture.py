@@ -77,6 +77,17 @@ ARROWS: dict[str, set[str]] = {
         "finetuning",
     },
     "sweeping": {"cache", "classifier", "heads", "training"},
+    "reporting": {
+        "backbones",
+        "cache",
+        "classifier",
+        "evaluation",
+        "extraction",
+        "images",
+        "maps",
+        "pipeline",
+        "selection",
+    },
     "demo": {"cache", "classifier", "extraction"},
 }
 
@@ -126,7 +137,7 @@ def test_public_names() -> None:
         "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
         "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk", "compare",
         "cross_validate", "extract", "few_shot", "finetune", "fit", "list_dataset", "list_layers", "load_features",
-        "make_head", "sweep",
+        "make_head", "report", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -151,6 +162,7 @@ def test_readme_names_every_command_and_head() -> None:
         "sweep",
         "finetune",
         "compare",
+        "report",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name

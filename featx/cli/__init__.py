@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import featx.cli.finetuning  # noqa: F401 - registers its commands
+import featx.cli.report  # noqa: F401
 import featx.cli.selection  # noqa: F401
 from featx import __version__
 from featx.cli.cache import app as cache_app

@@ -39,16 +39,32 @@ def report(
         ModelError: ``out`` is not named ``.html``, or the folder is no classifier.
         TrainingError: there are no labelled rows to measure on.
     """
+    path, _ = written(classifier_or_folder, out, source=source, cache_dir=cache_dir, weights=weights, progress=progress)
+    return path
+
+
+def written(
+    classifier_or_folder: Classifier | str | Path,
+    out: str | Path,
+    *,
+    source: str | Path | None = None,
+    cache_dir: str | Path = "cache",
+    weights: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, Findings]:
+    """:func:`report`, which also gives what was found."""
     out = Path(out)
     if out.suffix.lower() != ".html":  # beside a classifier, other files could carry code, and it would be refused
         raise ModelError(f"{out}: a report is a page; give an --out that ends in .html")
-    if isinstance(classifier_or_folder, Classifier):
-        classifier, folder = classifier_or_folder, None
-    else:
-        folder = Path(classifier_or_folder)
-        classifier = Classifier.load(folder, weights)
+    folder = None if isinstance(classifier_or_folder, Classifier) else Path(classifier_or_folder)
+    classifier = (
+        classifier_or_folder
+        if isinstance(classifier_or_folder, Classifier)
+        else Classifier.load(classifier_or_folder, weights)
+    )
     features = classifier.features(source, cache_dir=cache_dir, progress=progress)
-    page = rendered(find(classifier, features, folder, progress), classifier, features, progress)
+    findings = find(classifier, features, folder, progress)
+    page = rendered(findings, classifier, features, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode("utf-8", "backslashreplace"))
-    return out
+    return out, findings

@@ -86,6 +86,7 @@ class Findings:
         rows: the measured pictures, in the order of the feature file.
         pairs: classes taken for one another, the most frequent mistake first.
         classes: one a class, in the order of ``evaluation.class_names``.
+        held_out: accuracy on the training data's own held-out pictures, if there were any.
         bins: those of 15 equally wide ones that hold pictures.
         learning: curves of the training, and accuracy by the number of training pictures.
         plots: the pictures' features in the plane.
@@ -98,6 +99,7 @@ class Findings:
     rows: list[Row]
     pairs: list[Pair]
     classes: list[OfClass]
+    held_out: float | None
     bins: list[Bin]
     learning: Learning
     plots: list[Plot]
@@ -124,6 +126,7 @@ def find(
         rows=rows,
         pairs=pairs_of(rows),
         classes=classes_of(rows, measured.evaluation),
+        held_out=classifier.report.get("validation_accuracy"),
         bins=bins_of(measured.y, measured.probabilities),
         learning=learning_of(classifier, features, folder, progress),
         plots=plots_of(features, measured.rows),

@@ -16,9 +16,10 @@ from featx.extraction import Progress
 from featx.selection import Shots, few_shot
 
 SHOTS = (1, 2, 5, 10, 20, 50, None)
-REPEATS = 4
+REPEATS = 3
 LARGEST = 20_000  # rows for which the curve of pictures a class is still quick
-COST = 4e8  # rows x columns x classes: about half a minute
+COST = 2e8  # rows x columns x classes: about a minute
+BYTES = 2**30  # of the feature file, which is read for each of its points
 EPOCH_HEADS = ("bn-mlp", "mlp", TAIL)
 
 
@@ -35,6 +36,11 @@ class Learning:
     history: dict[str, list[float]]
     shots: list[Shots]
     note: str
+
+    @property
+    def epochs(self) -> list[tuple[float, ...]]:
+        """The measures of each epoch."""
+        return list(zip(*self.history.values(), strict=False))
 
 
 def learning_of(
@@ -70,7 +76,7 @@ def _shots(classifier: Classifier, features: Features, progress: Progress | None
         curve = few_shot(features, "logreg" if of_epochs else head, shots=shots, repeats=REPEATS, progress=progress)
     except TrainingError as error:
         return [], f"Accuracy by the number of training pictures was not measured: {error}."
-    whose = "logistic regression on the same features, which is quicker than the head" if of_epochs else "this head"
+    whose = "logistic regression on the same features, which is quicker than this head" if of_epochs else "this head"
     return curve, f"Measured by {whose}: mean and 95 % interval of {REPEATS} draws, on validation rows."
 
 
@@ -83,7 +89,8 @@ def _why_not(classifier: Classifier, features: Features) -> str:
     shape: tuple[int, ...] = features.shape[1:]
     flat = len(shape) == 3 and classifier.head.input == "flat"
     cost = len(features) * (int(np.prod(shape)) if flat else shape[-1]) * len(classifier.class_names)
-    if len(features) > LARGEST or cost > COST:
+    size = len(features) * int(np.prod(shape)) * features.dtype.itemsize
+    if len(features) > LARGEST or cost > COST or size > BYTES:
         return "with so many features it would take long; `featx cv --shots 1,2,5,10,20,all` does it"
     return ""
 

@@ -13,7 +13,7 @@ from featx.cache import Features
 from featx.classifier import Classifier
 from featx.extraction import Progress
 from featx.reporting import drawing
-from featx.reporting.card import card_of, headline
+from featx.reporting.card import NO_BREAK, card_of, headline, percent
 from featx.reporting.findings import PAIRS_SHOWN, Findings, Pair
 from featx.reporting.learning import measures_of
 from featx.reporting.pictures import SMALL, Thumb, thumbs_of
@@ -39,21 +39,14 @@ def environment() -> Environment:
     return found
 
 
-def percent(share: float) -> str:
-    """A share as a person reads it."""
-    return f"{100 * share:.1f} %"
-
-
 def _printable(value: Any) -> Any:
     """Text without the characters that nobody sees, or that turn the direction of what follows."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+    return "".join(c if c.isprintable() or c == NO_BREAK else repr(c)[1:-1] for c in value)
 
 
-def rendered(
-    findings: Findings, classifier: Classifier, features: Features, progress: Progress | None = None
-) -> str:
+def rendered(findings: Findings, classifier: Classifier, features: Features, progress: Progress | None = None) -> str:
     """The page, with its pictures."""
     wanted = wanted_of(findings)
     thumbs = thumbs_of(classifier, features, wanted.small, wanted.large, wanted.explained, progress)
@@ -76,7 +69,9 @@ def wanted_of(findings: Findings) -> Wanted:
     explained = {rows[place].number: rows[place].predicted for place in large}
     for number in _illustrated(findings):
         large |= {*findings.classes[number].best, *findings.classes[number].worst}
-    return Wanted({rows[place].number for place in _listed(findings)}, {rows[place].number for place in large}, explained)
+    return Wanted(
+        {rows[place].number for place in _listed(findings)}, {rows[place].number for place in large}, explained
+    )
 
 
 def page_of(findings: Findings, thumbs: dict[int, Thumb]) -> str:
@@ -120,7 +115,7 @@ def page_of(findings: Findings, thumbs: dict[int, Thumb]) -> str:
 
 
 def _listed(findings: Findings) -> list[int]:
-    """Places of the pictures that a pointer or the keyboard may ask for: those of the plots, and of each mistake some."""
+    """Places of the pictures that a pointer or the keyboard may ask for: those of the plots, some of each mistake."""
     places = {place for plot in findings.plots for place in plot.places}
     if len(findings.evaluation.class_names) <= MATRIX_OPEN:
         places |= {place for pair in findings.pairs for place in pair.rows[:CELL_PICTURES]}

@@ -50,12 +50,14 @@ class Provenance:
         tables: facts: a title, and rows of name and value.
         steps: that make it again; ``notes`` say what they leave out.
         training: sentences about the pictures it was trained on.
+        summary: head and network in a few words.
     """
 
     tables: list[tuple[str, list[tuple[str, str]]]]
     steps: list[Step]
     notes: list[str]
     training: list[str]
+    summary: str
 
 
 def provenance_of(classifier: Classifier, features: Features, folder: Path | None, split: str) -> Provenance:
@@ -74,7 +76,13 @@ def provenance_of(classifier: Classifier, features: Features, folder: Path | Non
         measured.append(str(features.path))
     measured += ["--split", split] if split != "unseen" else []
     steps.append(Step("Measure it", shlex.join(measured)))
-    return Provenance(_tables(classifier, features), steps, notes, _training(classifier, trained_on))
+    spec = classifier.spec
+    tail = head_name(classifier.head) == TAIL
+    network = getattr(classifier.head, "division", {}).get("backbone") if tail else spec["backbone"]
+    summary = (
+        f"{network}, its last layers trained too" if tail else f"the {head_name(classifier.head)} head on {network}"
+    )
+    return Provenance(_tables(classifier, features), steps, notes, _training(classifier, trained_on), summary)
 
 
 def _trained_on(classifier: Classifier, features: Features) -> Features | None:
@@ -111,7 +119,7 @@ def _tables(classifier: Classifier, features: Features) -> list[tuple[str, list[
     made |= {"this page made by": f"featx {__version__}", "on": date.today().isoformat(), **_versions()}
     return [
         ("Spec: what decides the features", _shown(classifier.spec)),
-        ("Recipe: how to make them", _shown(asdict(classifier.recipe))),
+        ("Recipe: how to make them", _shown({k: v for k, v in asdict(classifier.recipe).items() if v is not None})),
         (f"Head: {head_name(classifier.head)}", _shown({**params, "temperature": classifier.temperature})),
         ("Fitting", _shown(report)),
         ("Versions", _shown(made)),
