@@ -35,6 +35,11 @@ class Row:
     probability: float
 
     @property
+    def name(self) -> str:
+        """The file's name without its folders."""
+        return self.path.rpartition("/")[2]
+
+    @property
     def right(self) -> bool:
         """Whether it was predicted right."""
         return self.true == self.predicted
