@@ -96,7 +96,7 @@ def _limits(findings: Findings) -> list[str]:
     if e.calibration_error > 0.05:
         lines.append(
             f"Its probabilities are off by {percent(e.calibration_error)} on average, mostly too "
-            f"{'high' if surplus > 0 else 'low'}; `featx fit --calibrate` mends that."
+            f"{'high' if surplus > 0 else 'low'}; “featx fit --calibrate” may mend that."
         )
     return lines
 

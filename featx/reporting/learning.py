@@ -91,7 +91,7 @@ def _why_not(classifier: Classifier, features: Features) -> str:
     cost = len(features) * (int(np.prod(shape)) if flat else shape[-1]) * len(classifier.class_names)
     size = len(features) * int(np.prod(shape)) * features.dtype.itemsize
     if len(features) > LARGEST or cost > COST or size > BYTES:
-        return "with so many features it would take long; `featx cv --shots 1,2,5,10,20,all` does it"
+        return "with so many features it would take long; “featx cv --shots 1,2,5,10,20,all” does it"
     return ""
 
 
