@@ -20,16 +20,18 @@ from typer.testing import CliRunner
 
 import featx
 from featx.classifier import Measured
+from featx.cli import app
 from featx.errors import ModelError, TrainingError
 from featx.evaluation import measure
 from featx.reporting import Findings, drawing, find
 from featx.reporting.card import NO_BREAK, card_of, headline
+from featx.reporting.commands import Step
 from featx.reporting.embedding import POINTS, Plot, plots_of
 from featx.reporting.findings import Row, bins_of, classes_of, majority_of, pairs_of, rows_of
 from featx.reporting.learning import Learning, history_of, learning_of
 from featx.reporting.page import page_of, wanted_of
 from featx.reporting.pictures import LARGE, SMALL, Thumb, thumbs_of
-from featx.reporting.provenance import Provenance, Step
+from featx.reporting.provenance import Provenance
 from featx.selection import Shots
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -400,13 +402,17 @@ def test_a_fine_tuned_classifier_has_a_report(
     words = shlex.split(found.provenance.steps[0].command)
     assert words[:2] == ["featx", "finetune"] and words[words.index("--unfreeze") + 1] == "last"
     assert Page(featx.report(folder, tmp_path / "page.html").read_text())
+    shutil.rmtree(folder)
+    result = CliRunner().invoke(app, [*words[1:], "--cache-dir", str(tmp_path / "cache")])
+    assert result.exit_code == 0, result.output
+    again = featx.Classifier.load(folder)
+    assert again.head.get_params() == tuned.head.get_params()
+    np.testing.assert_allclose(again.predict_proba(tuned.features()), tuned.predict_proba(tuned.features()), atol=1e-4)
 
 
 def test_the_commands_make_the_classifier_again(
     make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featx.cli import app
-
     monkeypatch.chdir(tmp_path)
     data = make_dataset(2, 10, name="it's here")
     done = featx.extract(
