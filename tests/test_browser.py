@@ -35,6 +35,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     """A tab that says what went wrong, and what was asked for."""
     tab = browser.new_page()
+    tab.set_default_timeout(120_000)  # a machine may have other things to do
     tab.complaints, tab.requests = [], []
     tab.on("console", lambda message: tab.complaints.append(message.text))
     tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
