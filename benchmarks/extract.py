@@ -4,10 +4,11 @@
                                  [--networks vgg16 ...] [--pictures 1000] [--json FILE]
 
 Every measurement is a process of its own, one after the other; repeats of what is compared alternate. Rates count
-everything but building the network: listing, hashing, decoding, computing, writing, the finished file. `limit` is the
-same engine on pictures that lie decoded in memory; `bound` is what is left of it where decoding takes its share of the
-same cores: 1 / (1 / limit + 1 / decoding). The peer is `image_dataset_from_directory`, `preprocess_input`, `predict`
-and `np.save`, as in Keras's own guide. Weights are random but for MobileNetV2's: speed does not depend on them.
+everything but building the network: listing, hashing, decoding, computing, writing, the finished file; `while
+computing` leaves out what comes before and after. `limit` is the same engine on pictures that lie decoded in memory;
+`bound` is what is left of it where decoding takes its share of the same cores: 1 / (1 / limit + 1 / decoding). The peer
+is `image_dataset_from_directory`, `preprocess_input`, `predict` and `np.save`, as in Keras's own guide. Weights are
+random but for MobileNetV2's: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def featx_extract(folder: str, recipe: dict[str, Any], **options: Any) -> dict[s
         busy = spent["trunk"] + spent["waiting"] + spent["list"] + spent["assemble"]
         if options.get("workers", 1) != 1:
             busy = done.computed / done.images_per_second + spent["list"] + spent["assemble"]
-        return {"rate": done.computed / busy, "rate with start": done.computed / whole, "engine": done.engine, **spent}
+        computing = done.images_per_second
+        rates = {"rate": done.computed / busy, "computing": computing, "rate with start": done.computed / whole}
+        return {**rates, "engine": done.engine, **spent}
 
 
 def forward(recipe: dict[str, Any], seconds: float = 20.0) -> dict[str, Any]:
@@ -150,20 +153,23 @@ def speed(work: Path, shared: Path, n: int, repeats: dict[str, int]) -> Iterator
         for engine, recipe in recipes.items():
             jobs[f"{engine} limit"] = ("forward", {"recipe": recipe})
             jobs[engine] = ("featx_extract", {"folder": folder, "recipe": recipe})
-        rates = {label: [t["rate"] for t in told] for label, told in alternately(jobs, repeats[backbone]).items()}
+        told = alternately(jobs, repeats[backbone])
+        rates = {label: [t["rate"] for t in runs] for label, runs in told.items()}
         middle = {label: statistics.median(values) for label, values in rates.items()}
         for engine in recipes:
             limit = middle[f"{engine} limit"]
             bound = 1 / (1 / limit + 1 / middle["decoding"])
+            computing = statistics.median(t["computing"] for t in told[engine])
             yield {
                 "network": backbone,
                 "engine": engine,
                 "pictures": n,
                 "featx, pictures/s": spread(rates[engine]),
                 "limit": spread(rates[f"{engine} limit"]),
-                "of the limit": middle[engine] / limit,
+                "while computing": computing,
+                "of the limit": computing / limit,
                 "bound": bound,
-                "of the bound": middle[engine] / bound,
+                "of the bound": computing / bound,
                 "peer, pictures/s": spread(rates["peer"]),
                 "times the peer": middle[engine] / middle["peer"],
             }

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from featx.classifier import fit as fit
     from featx.comparison import compare as compare
     from featx.errors import FeatxError as FeatxError
+    from featx.explanation import Explanation as Explanation
+    from featx.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
     from featx.extraction import extract as extract
     from featx.finetuning import finetune as finetune
@@ -43,6 +45,7 @@ _PLACES = {
     "BACKBONES": "backbones",
     "BNMLPHead": "heads",
     "Classifier": "classifier",
+    "Explanation": "explanation",
     "Extraction": "extraction",
     "FeatureExtractor": "transformer",
     "Features": "cache",
@@ -57,6 +60,7 @@ _PLACES = {
     "build_trunk": "backbones",
     "compare": "comparison",
     "cross_validate": "selection",
+    "explain": "explanation",
     "extract": "extraction",
     "few_shot": "selection",
     "finetune": "finetuning",

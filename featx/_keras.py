@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +32,16 @@ def load_keras() -> Any:
 
         keras.ops.zeros((1,))  # the first operation looks for devices, and says so at length
     return keras
+
+
+def backend_asked() -> str:
+    """The backend that Keras will take, told without importing it."""
+    name = os.environ.get("KERAS_BACKEND")
+    if not name:
+        home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            name = json.loads((home / "keras.json").read_text(encoding="utf-8")).get("backend")
+    return name or "tensorflow"
 
 
 @contextlib.contextmanager

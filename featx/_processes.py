@@ -16,7 +16,7 @@ def share_of_cores(workers: int) -> int:
 
 def threads_in_environment(threads: int) -> dict[str, str]:
     """The environment in which network and matrix libraries, once loaded, take so many threads."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "NPROC")  # JAX's
     return {**dict.fromkeys(names, str(threads)), "TF_NUM_INTEROP_THREADS": "1"}
 
 

@@ -10,7 +10,7 @@ import functools
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,22 +119,14 @@ class Classifier:
             the predictions, in order, and ``(path, reason)`` of the files that cannot be read.
         """
         files = [str(path) for path in list_files(paths)]
-        trunk = self.trunk()
         failures: dict[str, PictureError] = {}
         found: dict[str, NDArray[np.float32]] = {}
         if progress:
             progress("predicting", 0, len(set(files)))
-        with quiet_pillow(self.recipe.max_pixels):
-            load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
-            for names, features in run_trunk(files, load, trunk, batch_size, failures):
-                stored, wrong = as_stored(features, self.recipe.dtype)
-                failures |= {names[row]: PictureError(why) for row, why in wrong.items()}
-                stored[list(wrong)] = 0
-                found |= {
-                    name: p for n, (name, p) in enumerate(zip(names, self._live(stored), strict=True)) if n not in wrong
-                }
-                if progress:
-                    progress("predicting", len(found) + len(failures), len(set(files)))
+        for names, stored in self.live_features(files, failures, batch_size):
+            found |= dict(zip(names, self.probabilities(stored), strict=True))
+            if progress:
+                progress("predicting", len(found) + len(failures), len(set(files)))
         predictions = [self._prediction(name, found[name]) for name in files if name in found]
         return predictions, [(name, str(failures[name])) for name in files if name in failures]
 
@@ -207,7 +199,7 @@ class Classifier:
         with quiet_pillow(self.recipe.max_pixels):
             for names, live in run_trunk(list(where), load, trunk, batch_size, failures):
                 cached = self.predict_proba(features, [where[name] for name in names])
-                fresh = self._live(as_stored(live, self.recipe.dtype)[0])
+                fresh = self.probabilities(as_stored(live, self.recipe.dtype)[0])
                 differences.append(float(np.abs(cached - fresh).max()))
         if len(failures) == len(where):
             path, reason = next(iter(failures.items()))
@@ -254,8 +246,30 @@ class Classifier:
         require_same_spec(self.recipe.spec(trunk), self.spec, "the trunk that the classifier's recipe builds")
         return trunk
 
-    def _live(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Probabilities of features that were not read from a file."""
+    def live_features(
+        self, files: list[str], failures: dict[str, PictureError], batch_size: int | None = None
+    ) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """Features of pictures from their pixels, in batches, as the cache would hold them.
+
+        Args:
+            files: the pictures.
+            failures: gets the error of every picture that cannot be read, or has no features that can be stored.
+            batch_size: pictures a call of the trunk; by default as many as suit the device.
+
+        Yields:
+            files and their features, ``(n, ...)`` in the dtype of the recipe.
+        """
+        trunk = self.trunk()
+        load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
+        with quiet_pillow(self.recipe.max_pixels):
+            for names, features in run_trunk(files, load, trunk, batch_size, failures):
+                stored, wrong = as_stored(features, self.recipe.dtype)
+                failures |= {names[row]: PictureError(why) for row, why in wrong.items()}
+                good = [row for row in range(len(names)) if row not in wrong]
+                yield [names[row] for row in good], stored[good]
+
+    def probabilities(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Probabilities ``(n, classes)`` of features as the cache holds them, ``(n, ...)``."""
         return with_temperature(self.head.predict_proba(stored).astype(np.float32), self.temperature)
 
     def _prediction(self, path: str, probabilities: NDArray[np.float32]) -> Prediction:

@@ -148,6 +148,7 @@ def compute(share: Share, outcome: Outcome, on_rows: Callable[[], None]) -> None
             refuse(outcome.failures)
     finally:
         outcome.rows, outcome.engine, outcome.wall = blocks.rows, trunk.engine, time.perf_counter() - started
+        watch.add({"write": blocks.seconds_writing})
         outcome.seconds = {**watch.seconds, "waiting": max(0.0, outcome.wall - watch.seconds["trunk"])}
 
 

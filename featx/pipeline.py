@@ -200,6 +200,13 @@ def as_stored(features: NDArray[np.float32], dtype: str) -> tuple[NDArray[Any], 
 
     Live features are rounded by it too, so that a head sees what it was trained on.
     """
+    try:
+        with np.errstate(over="raise"):
+            stored = features.astype(dtype)
+        if np.isfinite(features).all():  # quicker than looking at float16
+            return stored, {}
+    except FloatingPointError:
+        pass
     with np.errstate(over="ignore"):
         stored = features.astype(dtype)
     bad = np.flatnonzero(~np.isfinite(stored).reshape(len(stored), -1).all(axis=1))

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,8 @@ ARROWS: dict[str, set[str]] = {
         "pipeline",
         "selection",
     },
+    "maps": {"images", "heads", "tail"},
+    "explanation": {"images", "cache", "classifier", "maps", "pipeline"},
     "demo": {"cache", "classifier", "extraction"},
 }
 
@@ -132,12 +135,44 @@ def test_importing_is_light(words: list[str] | None, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
 
 
+def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    code = """if True:
+        import importlib.abc, sys
+
+        class Hidden(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name.split(".")[0] == "tensorflow":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Hidden())
+        import featx
+
+        done = featx.extract(sys.argv[1], cache_dir="cache", backbone=sys.argv[2], preprocess="rescale")
+        for head in ("logreg", "mlp"):
+            classifier = featx.fit(featx.load_features(done.features), head)
+        classifier.predict([sys.argv[1] + "/lying/000.png"])
+        featx.finetune(sys.argv[1], cache_dir="cache", from_scratch="cnn4", size=48, epochs=1)
+        print(done.engine, "tensorflow" in sys.modules)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(make_dataset()), tiny_backbone],
+        capture_output=True, text=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert (done.stdout.split(), done.stderr) == (["keras-jax", "False"], "")
+
+
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
         "BACKBONES", "BNMLPHead", "Classifier", "Extraction", "FeatureExtractor", "Features", "FeatxError", "KNNHead",
         "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__", "build_trunk", "compare",
         "cross_validate", "extract", "few_shot", "finetune", "fit", "list_dataset", "list_layers", "load_features",
         "make_head", "report", "sweep",
+        "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "FeatureExtractor", "Features",
+        "FeatxError", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views", "__version__",
+        "build_trunk", "compare", "cross_validate", "explain", "extract", "few_shot", "finetune", "fit",
+        "list_dataset", "list_layers", "load_features", "make_head", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -163,6 +198,7 @@ def test_readme_names_every_command_and_head() -> None:
         "finetune",
         "compare",
         "report",
+        "explain",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name

@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from featx._keras import load_keras
+from featx._keras import backend_asked, load_keras
 from featx.backbones import (
     BACKBONES,
     POOLINGS,
@@ -33,9 +34,11 @@ from featx.backbones import (
     Trunk,
     build_trunk,
     canonical_name,
+    fastest_engine,
     find_backbone,
     is_model_file,
     list_layers,
+    openvino,
     resolve_size,
 )
 from featx.backbones import weights as weights_module
@@ -278,6 +281,56 @@ def test_features_do_not_depend_on_the_other_pictures() -> None:
     for rows in ([0, 5], [3], [5, 4, 3, 2, 1, 0], [2] * 6):
         assert off(trunk(images[rows]), together[rows]) < 1e-4
     assert off(trunk(images), together) == 0
+
+
+def test_on_jax_a_size_of_batch_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = load_keras()
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras's own predict is what is called, and compiles for itself")
+    traced: list[int] = []
+    real = keras.Model.stateless_call
+
+    def counted(self: Any, trained: Any, other: Any, images: Any, **options: Any) -> Any:
+        traced.append(len(images))
+        return real(self, trained, other, images, **options)
+
+    monkeypatch.setattr(keras.Model, "stateless_call", counted)
+    trunk = build_trunk("mobilenet-0.25", weights="random", size=32)
+    for images in (pictures(32), pictures(32)[::-1], pictures(32, 6), pictures(32)):
+        trunk(images)
+    assert traced == [4, 6]
+
+
+def test_features_belong_to_the_caller() -> None:
+    trunk, images = random_trunk("vgg16"), pictures(32)
+    features, expected = trunk(images), trunk(images)
+    features[:] = 0
+    assert np.array_equal(trunk(images), expected) and expected.any()
+
+
+def test_threads_may_share_a_trunk() -> None:
+    trunk = build_trunk("mobilenet-0.25", weights="random", size=32)
+    batches = [pictures(32, 4 + number // 4) for number in range(8)]  # of two sizes, new ones
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(trunk, batches))
+    assert all(np.array_equal(found, trunk(images)) for found, images in zip(together, batches, strict=True))
+
+
+def test_auto_means_keras_on_jax(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What Keras exports from there, OpenVINO cannot read."""
+    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(openvino, "gpus", lambda: [])
+    monkeypatch.delenv("FEATX_ENGINE", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    engines = {}
+    for backend in ("tensorflow", "jax"):
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+        engines[backend] = fastest_engine("float32")
+    assert engines == {"tensorflow": "openvino", "jax": "keras"}
+    monkeypatch.delenv("KERAS_BACKEND")
+    for file, expected in {"": "tensorflow", "[]": "tensorflow", '{"backend": "jax"}': "jax"}.items():
+        (tmp_path / "keras.json").write_text(file)
+        assert backend_asked() == expected
 
 
 def test_random_weights_follow_the_seed() -> None:
@@ -542,7 +595,8 @@ def test_imagenet_without_network(
     with pytest.raises(WeightsError) as error:
         build_trunk(name, size=32)
     message = str(error.value)
-    assert time.monotonic() - start < 20
+    # JAX compiles each shape of initial weights while the network is built
+    assert time.monotonic() - start < (90 if load_keras().backend.backend() == "jax" else 20)
     assert f"for {name} could not be downloaded" in message
     assert f"/{file}" in message  # the address
     (place,) = download["places"]

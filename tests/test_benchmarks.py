@@ -22,6 +22,7 @@ from PIL import Image
 from scipy import stats
 
 import featx
+from benchmarks import extract as extraction_bench
 from benchmarks.__main__ import main
 from benchmarks.suite import cell as cells
 from benchmarks.suite import runner
@@ -370,3 +371,42 @@ def test_labels_keep_apart(heights: list[float]) -> None:
 def test_every_method_has_its_colour() -> None:
     assert set(COLOURS) == set(METHODS)
     assert len(set(COLOURS.values())) == len(METHODS)
+
+
+# ---------------------------------------------------------------------------------------------------------- extraction
+
+
+def test_rates_are_set_against_their_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The limit of an engine, the bound that decoding leaves of it, and the peer: by hand."""
+    rates = {"keras_recipe": 50.0, "decoding": 400.0, "forward": 100.0, "featx_extract": 72.0}
+    asked: list[str] = []
+
+    def told(name: str, **arguments: Any) -> dict[str, Any]:
+        asked.append(name)
+        return {"rate": rates[name], "computing": 76.0}
+
+    monkeypatch.setattr(extraction_bench, "measured", told)
+    monkeypatch.setattr(extraction_bench, "web_photos", lambda *_: "photos")
+    keras, openvino = extraction_bench.speed(tmp_path, tmp_path, 10, {"mobilenetv2": 3})
+    assert (keras["engine"], openvino["engine"]) == ("keras", "openvino")
+    assert keras["bound"] == pytest.approx(80) and keras["of the bound"] == pytest.approx(0.95)
+    assert keras["of the limit"] == pytest.approx(0.76) and keras["times the peer"] == pytest.approx(1.44)
+    assert asked[:6] == ["keras_recipe", "decoding", *["forward", "featx_extract"] * 2] and len(asked) == 18
+
+
+def test_an_extraction_is_measured_as_it_happens(tmp_path: Path, tiny_backbone: str) -> None:
+    for number in range(12):
+        (tmp_path / "data" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        picture(number % 2, number).save(tmp_path / "data" / str(number % 2) / f"{number}.png")
+    recipe = {"backbone": tiny_backbone, "preprocess": "rescale"}
+    found = extraction_bench.featx_extract(str(tmp_path / "data"), recipe, batch_size=4)
+    assert 0 < found["rate with start"] <= found["rate"] <= found["computing"] and found["trunk"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"], "the cache is gone again"
+    assert extraction_bench.decoding(str(tmp_path / "data"), recipe)["rate"] > 0
+
+
+def test_tables_show_medians_and_extremes() -> None:
+    assert extraction_bench.spread([3.0]) == "3" and extraction_bench.spread([3.0, 1.0, 2.0]) == "2 (1 to 3)"
+    rows = [{"a": 1.23456, "b": "x"}, {"a": 2, "c": True}]
+    lines = ["| a | b | c |", "| --- | --- | --- |", "| 1.23 | x |  |", "| 2 |  | True |"]
+    assert extraction_bench.as_table(rows) == "\n".join(lines)

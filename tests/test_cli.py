@@ -248,8 +248,13 @@ FIELDS: dict[str, dict[str, type]] = {
         "mistakes": int,
     },
     "doctor {model}": {"max_abs_difference": float, "ok": bool, "rows": int},
+    "explain {model} {data}/test --out {cache}/maps": {"maps": list, "quarantined": list},
 }
 ROWS: dict[str, tuple[str, dict[str, type]]] = {
+    "explain {model} {data}/test --out {cache}/maps": (
+        "maps",
+        {"path": str, "label": str, "probability": float, "image": str},
+    ),
     "predict {model} {data}/test": (
         "predictions",
         {"path": str, "label": str, "probability": float, "probabilities": dict},
@@ -912,6 +917,7 @@ SAID: dict[str, list[str]] = {
     ],
     "evaluate {model}": ["accuracy ", "(95 % interval ", "8 test rows, log loss ", "precision  recall", "support"],
     "predict {model} {data}/test": ["050.png\tlying\t", "050.png\tstanding\t"],
+    "explain {model} {data}/test --out {cache}/maps": ["predicted", "explained", "052.png"],
     "backbones": ["smallest", "vgg16", "14714688", "14 x 14 x 512", "caffe", "block5_conv3"],
     "backbones {backbone}": ["index", "edges", "8 x 8 x 8", "608", "yes"],
     "cache ls --cache-dir {cache}": ["{features}", "tiny.keras", "32 x 4 x 4 x 8", "float16", "MB"],

@@ -15,6 +15,7 @@ from conftest import picture
 
 import featx
 from featx import computing, engines
+from featx._keras import backend_asked
 from featx.backbones import BACKBONES, build_trunk, fastest_engine, with_openvino
 from featx.backbones import devices as devices_
 from featx.backbones import openvino as openvino_
@@ -28,7 +29,10 @@ Run = Callable[..., Extraction]
 LARGE = ["resnet50v2", "efficientnetb0", "convnexttiny", "densenet121", "xception"]
 SOME = ["vgg16", "mobilenetv2", "mobilenetv3small", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 
-needs_openvino = pytest.mark.skipif(not openvino_.installed(), reason="OpenVINO is not installed")
+needs_openvino = pytest.mark.skipif(
+    not openvino_.installed() or backend_asked() == "jax",
+    reason="OpenVINO is not installed, or JAX computes, whose networks it cannot convert",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featx._files import sync
-from featx._keras import held_back
+from featx._keras import backend_asked, held_back
 from featx.backbones.devices import gpus
 from featx.backbones.trunk import Trunk
 from featx.errors import BackboneError, one_line
@@ -45,6 +45,8 @@ def fastest_engine(precision: str) -> str:
     if asked in ("keras", "openvino"):
         return asked
     if gpus() or not installed() or precision not in _HINTS:
+        return "keras"
+    if backend_asked() == "jax":  # whose exported networks are one operation, which OpenVINO cannot take apart
         return "keras"
     return "openvino" if precision == "float32" or _has_bfloat16() else "keras"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._keras import held_back, load_keras
 from featx.backbones.devices import CPU_BATCH, PRECISIONS, accelerated, compiled, compute_in, fitting_batch_size
 from featx.backbones.layers import is_input, layers_by_name, output_at, output_of
 from featx.backbones.preprocessing import preprocess_pictures
@@ -91,7 +91,7 @@ class Trunk:
 
         One compiled call a batch: keep ``n`` the same from call to call, for each new ``n`` is compiled anew.
         """
-        features: NDArray[np.float32] = np.asarray(self._run(images), dtype=np.float32)
+        features: NDArray[np.float32] = np.require(self._run(images), np.float32, "W")  # JAX's own are read-only
         return features
 
 
@@ -188,8 +188,12 @@ def build_network(
         load_weights_file(base, Path(weights), name)
         if not own:
             refuse_imagenet_file(base, Path(weights), find_backbone(name)[0])
-    graph = hashlib.blake2b(base.to_json().encode(), digest_size=8).hexdigest() if own else ""
-    return Network(base, name, cut, side, rule, graph)
+    return Network(base, name, cut, side, rule, _graph(base) if own else "")
+
+
+def _graph(base: Any) -> str:
+    with held_back():  # Keras imports TensorFlow here, if it is installed, on other backends too
+        return hashlib.blake2b(base.to_json().encode(), digest_size=8).hexdigest()
 
 
 def build_base(backbone: str, size: int | None, preprocess: str) -> Any:

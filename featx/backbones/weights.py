@@ -175,7 +175,8 @@ def load_weights_file(base: Any, file: Path, backbone: str) -> None:
     for attempt in attempts:
         try:
             for variable in base.weights:
-                variable.assign(np.full(variable.shape, np.nan, np.float32))
+                if "float" in variable.dtype:  # Normalization counts
+                    variable.assign(np.full(variable.shape, np.nan, np.float32))
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore"

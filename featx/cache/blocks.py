@@ -6,11 +6,10 @@ import itertools
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from featx.cache.feature_file import RowKey, Spec, rows_per_block
 from featx.cache.writing import write_features
@@ -42,6 +41,9 @@ class BlockWriter:
         self._keys: list[RowKey] = []
         self._stats: list[StatRow] = []
         self._features: list[NDArray[Any]] = []
+        self._thread = ThreadPoolExecutor(1, "featx-writer")  # the next rows are computed while the disk is busy
+        self._under_way: Future[None] | None = None
+        self.seconds_writing = 0.0
 
     def __enter__(self) -> BlockWriter:
         return self
@@ -49,8 +51,12 @@ class BlockWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or not issubclass(kind, CacheError):
-            self._write()
+        try:
+            if kind is None or not issubclass(kind, CacheError):
+                self._write()
+                self._finish()
+        finally:
+            self._thread.shutdown()
 
     def add(self, keys: Sequence[RowKey], stats: Sequence[StatRow], features: NDArray[Any]) -> None:
         """Rows ``(n, ...)`` in the dtype of the spec, what each is known by, and the files they were made from."""
@@ -65,13 +71,25 @@ class BlockWriter:
     def _write(self) -> None:
         if not self._keys:
             return
-        features = np.concatenate(self._features)
+        self._finish()
         tables = {
             "ids": [content for content, _, _ in self._keys],
             "views": [view for _, view, _ in self._keys],
             "stat": list(dict.fromkeys(self._stats)),  # so that a resumed run need not read them again
         }
         file = self.folder / f"{self._name}-{next(self._numbers):05}.h5"
-        write_features(file, [features], features.shape, spec=self.spec, tables=tables, attributes=self.attributes)
+        self._under_way = self._thread.submit(self._to_disk, file, self._features, tables)
         self._keys, self._stats, self._features = [], [], []
         self._written = time.monotonic()
+
+    def _to_disk(self, file: Path, parts: list[NDArray[Any]], tables: dict[str, Any]) -> None:
+        started = time.monotonic()
+        shape = (len(tables["ids"]), *parts[0].shape[1:])
+        write_features(file, parts, shape, spec=self.spec, tables=tables, attributes=self.attributes)
+        self.seconds_writing += time.monotonic() - started
+
+    def _finish(self) -> None:
+        """Wait for the block that is being written; raise what went wrong."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()

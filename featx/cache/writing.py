@@ -154,19 +154,17 @@ def gather(places: Sequence[Place], shape: Sequence[int], dtype: str) -> Iterato
             positions.setdefault(place.file, []).append(position)
         for file, where in positions.items():
             wanted = [some[position] for position in where]
-            good, block[where] = _copied(file, wanted, block.shape[1:], block.dtype)
+            good, copied = _copied(file, wanted)
+            block[np.array(where)[good]] = copied
             missing |= {place for place, sound in zip(wanted, good, strict=True) if not sound}
         yield block
     if missing:
         raise MissingRowsError(missing)
 
 
-def _copied(
-    file: Path, places: list[Place], shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Which of the places in ``file`` hold what they should, and their rows (0 where not)."""
+def _copied(file: Path, places: list[Place]) -> tuple[NDArray[np.bool_], Any]:
+    """Which of the places in ``file`` hold what they should, and the rows of those."""
     good = np.zeros(len(places), bool)
-    rows = np.zeros((len(places), *shape), dtype)
     try:
         source = load_features(file)  # each time anew: it may have been replaced since
         for number, place in enumerate(places):
@@ -174,11 +172,10 @@ def _copied(
         numbers = np.array([place.row for place in places])[good]
         copied = source._map()[numbers]
         sound = row_checksums(copied) == source._checksums[numbers]
-        rows[good] = copied
         good[good] = sound
+        return good, copied if sound.all() else copied[sound]
     except CacheError:  # gone or truncated since it was found
-        good[:] = False
-    return good, rows
+        return np.zeros(len(places), bool), 0
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-import featx.cli.finetuning  # noqa: F401 - registers its commands
+import featx.cli.explanation  # noqa: F401 - registers its command
+import featx.cli.finetuning  # noqa: F401
 import featx.cli.report  # noqa: F401
 import featx.cli.selection  # noqa: F401
 from featx import __version__

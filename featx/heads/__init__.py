@@ -8,6 +8,7 @@ from featx.errors import TrainingError
 from featx.heads._base import Head, as_rows, group_weights, is_lazy
 from featx.heads._layers import head_layers, layer_weights
 from featx.heads._rows import Groups
+from featx.heads._scores import Scores
 from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, check_C
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
@@ -25,6 +26,7 @@ __all__ = [
     "Path",
     "RidgeHead",
     "SVMHead",
+    "Scores",
     "as_rows",
     "check_C",
     "group_weights",

@@ -64,14 +64,41 @@ class Architecture:
 
     def probabilities(self, weights: list[NDArray[np.float32]], x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities ``(n, classes)`` of standardised rows ``(n, width)``, without Keras and its compiling."""
+        result: NDArray[np.float32] = softmax(self.logits(weights, x), axis=1)
+        return result
+
+    def logits(self, weights: list[NDArray[np.float32]], x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits ``(n, classes)`` of standardised rows ``(n, width)``."""
+        *_, x = self._hidden(weights, x)
+        kernel, bias = weights[-2:]
+        logits: NDArray[np.float32] = x @ kernel + bias
+        return logits
+
+    def gradient(
+        self, weights: list[NDArray[np.float32]], x: NDArray[np.float32], classes: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Of the logit of ``classes[i]`` with respect to ``x[i]``, ``(n, width)``."""
+        rectified = [values for n, values in enumerate(self._hidden(weights, x)) if not n % 2]
+        gradient = np.ascontiguousarray(weights[-2].T)[classes]
+        per_layer = 6 if self.batch_norm else 2
+        for number in reversed(range(self.layers)):
+            kernel, _, *norm = weights[number * per_layer : (number + 1) * per_layer]
+            if norm:
+                gamma, _, _, variance = norm
+                gradient = gradient * (gamma / np.sqrt(variance + np.float32(BATCH_NORM_EPSILON)))
+            gradient = (gradient * (rectified[number] > 0)) @ kernel.T
+        return gradient
+
+    def _hidden(self, weights: list[NDArray[np.float32]], x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """For each hidden layer its rectified values, and these normalised (or as they are)."""
         given = iter(weights)
         for _ in range(self.layers):
             x = np.maximum(x @ next(given) + next(given), 0)
+            yield x
             if self.batch_norm:
                 gamma, beta, mean, variance = (next(given) for _ in range(4))
                 x = (x - mean) * (gamma / np.sqrt(variance + np.float32(BATCH_NORM_EPSILON))) + beta
-        result: NDArray[np.float32] = softmax(x @ next(given) + next(given), axis=1)
-        return result
+            yield x
 
     def apply(self, x: Any, dropout: Any, p: float, activation: str) -> Any:
         """The layers, on the Keras tensor ``x``. ``dropout`` makes a layer from its rate."""

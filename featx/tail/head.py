@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from featx._keras import load_keras
 from featx.backbones import SCRATCH, Division, build_tail, subtract_mean_image, subtracts_mean_image
 from featx.errors import ModelError, TrainingError, one_line
-from featx.heads import Groups, Head, as_rows, head_layers, layer_weights, make_head
+from featx.heads import Groups, Head, Scores, as_rows, head_layers, layer_weights, make_head
 from featx.tail.batches import in_batches
 from featx.tail.checkpoints import Checkpoints
 from featx.tail.course import Course, OnEpoch, Progress
@@ -180,6 +180,18 @@ class TailHead(Head):
     def logits(self, X: Any) -> Iterator[NDArray[np.float32]]:
         """Logits ``(batch, classes)`` of rows, batch by batch."""
         return in_batches(self._network(), X, self.batch_size)
+
+    def maps(self, X: Any) -> NDArray[np.float32]:
+        """What the head sees: the output of the tail for rows, ``(n, h, w, c)``, or ``(n, c)``."""
+        check_is_fitted(self, "classes_")
+        network = self._network()
+        shape = network.tail.output_shape[1:]
+        return np.concatenate([*in_batches(network.tail, X, self.batch_size), np.zeros((0, *shape), np.float32)])
+
+    def scores(self) -> Scores:
+        """The scores of the head on the tail, as a function of :meth:`maps`."""
+        network = self._network()
+        return Scores.of(self._unfitted(), network.tail.output_shape[1:], network.top.get_weights())
 
     @property
     def model_(self) -> Any:
