@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featx.inspecting import Inspection as Inspection
     from featx.inspecting import inspect as inspect
     from featx.recipe import Recipe as Recipe
+    from featx.reporting import report as report
     from featx.selection import cross_validate as cross_validate
     from featx.selection import few_shot as few_shot
     from featx.sweeping import sweep as sweep
@@ -72,6 +73,7 @@ _PLACES = {
     "list_layers": "backbones",
     "load_features": "cache",
     "make_head": "heads",
+    "report": "reporting",
     "sweep": "sweeping",
 }
 __all__ = [*_PLACES, "__version__"]

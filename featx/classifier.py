@@ -56,6 +56,23 @@ class Prediction:
         return dict(zip(self.class_names, self.all_probabilities.tolist(), strict=True))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Labelled rows of a feature file, and how a classifier did on each.
+
+    Attributes:
+        evaluation: how it did on all of them.
+        rows: int64 ``(n,)``, their numbers in the file.
+        y: int64 ``(n,)``, true classes as numbers of the classifier's ``class_names``.
+        probabilities: float32 ``(n, classes)``.
+    """
+
+    evaluation: Evaluation
+    rows: NDArray[np.int64] = field(repr=False)
+    y: NDArray[np.int64] = field(repr=False)
+    probabilities: NDArray[np.float32] = field(repr=False)
+
+
 @dataclass
 class Classifier:
     """A fitted head together with all that is needed to use it on pictures.
@@ -127,6 +144,10 @@ class Classifier:
             TrainingError: no such rows, or labels that the classifier does not know.
             SpecMismatchError: features made by another spec.
         """
+        return self.measured(features, split).evaluation
+
+    def measured(self, features: Features, split: str | None = None) -> Measured:
+        """What :meth:`evaluate` measures, row by row."""
         require_same_spec(features.spec, self.spec, features.path)
         split, rows = self._rows_of(features, split)
         y = self._known_labels(features, rows)
@@ -143,7 +164,7 @@ class Classifier:
         left_out = int(labelled.sum()) - len(rows) if split == "unseen" else 0
         if left_out:
             logger.warning("%d pictures are left out: the classifier was trained on them", left_out)
-        return measure(
+        found = measure(
             y,
             predicted,
             self.class_names,
@@ -152,6 +173,7 @@ class Classifier:
             seen_in_training=seen,
             left_out=left_out,
         )
+        return Measured(found, rows, y, predicted)
 
     def doctor(self, features: Features, n_rows: int = 32, *, batch_size: int | None = None) -> dict[str, Any]:
         """Compare probabilities from cached features with those from the pictures' own pixels.

@@ -79,6 +79,17 @@ ARROWS: dict[str, set[str]] = {
         "finetuning",
     },
     "sweeping": {"cache", "classifier", "heads", "training"},
+    "reporting": {
+        "backbones",
+        "cache",
+        "classifier",
+        "evaluation",
+        "extraction",
+        "images",
+        "maps",
+        "pipeline",
+        "selection",
+    },
     "maps": {"images", "heads", "tail"},
     "explanation": {"images", "cache", "classifier", "maps", "pipeline"},
     "demo": {"cache", "classifier", "extraction"},
@@ -158,7 +169,7 @@ def test_public_names() -> None:
         "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "FeatureExtractor", "Features",
         "FeatxError", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views",
         "__version__", "build_trunk", "compare", "cross_validate", "explain", "extract", "few_shot", "finetune", "fit",
-        "inspect", "list_dataset", "list_layers", "load_features", "make_head", "sweep",
+        "inspect", "list_dataset", "list_layers", "load_features", "make_head", "report", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -183,6 +194,7 @@ def test_readme_names_every_command_and_head() -> None:
         "sweep",
         "finetune",
         "compare",
+        "report",
         "explain",
         "inspect",
     }

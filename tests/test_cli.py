@@ -256,6 +256,18 @@ FIELDS: dict[str, dict[str, type]] = {
         "other_specs": list,
     },
     "cache prune --dry-run --cache-dir {cache}": {"removed": list, "bytes": int, "dry_run": bool},
+    "report {model} --out page.html": {
+        "report": str,
+        "bytes": int,
+        "accuracy": float,
+        "ci95": list,
+        "majority_accuracy": float,
+        "rows": int,
+        "split": str,
+        "quarantined": int,
+        "calibration_error": float,
+        "mistakes": int,
+    },
     "doctor {model}": {"max_abs_difference": float, "ok": bool, "rows": int},
     "explain {model} {data}/test --out {cache}/maps": {"maps": list, "quarantined": list},
 }
@@ -955,6 +967,11 @@ SAID: dict[str, list[str]] = {
     "cache verify {features}": ["{features}: 32 rows sound"],
     f"cache explain {EXTRACT}": ["would compute 0 pictures and reuse 32"],
     "cache prune --dry-run --cache-dir {cache}": ["remove"],
+    "report {model} --out page.html": [
+        "accuracy ",
+        " on 8 test rows; always saying lying would get 50.0 %",
+        "page.html",
+    ],
     "doctor {model}": ["cached and live probabilities agree: they differ by at most ", "on 32 pictures"],
 }
 

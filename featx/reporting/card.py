@@ -1,0 +1,106 @@
+"""What a person is told in sentences: the headline, and the model card (Mitchell et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featx.reporting.findings import Findings
+
+FEW = 20  # pictures of a class below which its own figures say little
+NO_BREAK = "\u00a0"
+NOT_STATED = "Nobody has stated this."
+ROWS = {
+    "test": "test pictures, which it had not seen",
+    "unseen": "pictures that it was not trained on",
+    "validation": "pictures that were held out when it was trained",
+    "train": "pictures that it was trained on",
+}
+
+
+def headline(findings: Findings) -> list[str]:
+    """How good the classifier is, in a few sentences."""
+    e, (name, share) = findings.evaluation, findings.majority
+    right = round(e.accuracy * e.rows)
+    low, high = e.ci95
+    lines = [
+        f"Of {e.rows:,} {ROWS[e.split]}, it names {right:,} rightly: {percent(e.accuracy)}.",
+        f"From so many pictures one can tell that in the long run it would be right for {percent(low)} to "
+        f"{percent(high)} of such pictures (95 % interval).",
+        f"Always answering “{name}” would be right for {percent(share)} of them"
+        + ("." if low > share else "; that it does better may be luck."),
+    ]
+    if e.seen_in_training:
+        lines.append(f"It was trained on {e.seen_in_training:,} of these pictures: the figures flatter.")
+    elif e.split == "validation":
+        lines.append(
+            "These pictures may have chosen its settings, or when training stopped; then they flatter it a little."
+        )
+    return lines
+
+
+def card_of(findings: Findings) -> list[tuple[str, list[str]]]:
+    """The questions of a model card, answered by facts; what no file says is said to be unstated."""
+    e = findings.evaluation
+    names = ", ".join(e.class_names[:30]) + (f", and {len(e.class_names) - 30} more" if len(e.class_names) > 30 else "")
+    return [
+        ("What it does", [f"It names one of {len(e.class_names)} classes for a picture, with a probability: {names}."]),
+        ("Intended use, and who may use it", [NOT_STATED]),
+        (
+            "Training data",
+            [*findings.provenance.training, f"Where the pictures come from, and their licence: {NOT_STATED.lower()}"],
+        ),
+        ("Data measured on", _measured_on(findings)),
+        ("Metrics", _metrics(e)),
+        ("Limits", _limits(findings)),
+        ("People who appear in the pictures, fairness, and harm", [NOT_STATED]),
+        ("Authors, contact, licence of the model", [NOT_STATED]),
+    ]
+
+
+def _measured_on(findings: Findings) -> list[str]:
+    e = findings.evaluation
+    lines = [f"{e.rows:,} {ROWS[e.split]}, of the data set {findings.dataset}."]
+    if e.quarantined:
+        lines.append(f"{e.quarantined:,} files of the data set could not be read as pictures, and count nowhere.")
+    if e.left_out:
+        lines.append(f"{e.left_out:,} labelled pictures were left out, because it was trained on them.")
+    return lines
+
+
+def _metrics(e: Any) -> list[str]:
+    low, high = e.ci95
+    return [
+        f"Accuracy {percent(e.accuracy)}, 95 % interval {percent(low)} to {percent(high)} (Wilson 1927).",
+        f"Log loss {e.log_loss:.4f}; expected calibration error {e.calibration_error:.3f} (Guo et al. 2017).",
+    ]
+
+
+def _limits(findings: Findings) -> list[str]:
+    e = findings.evaluation
+    lines = ["It always answers with one of its classes, also for a picture of something else."]
+    few = [told.name for told in findings.classes if told.support < FEW]
+    if few:
+        some = ", ".join(few[:10]) + (f", and {len(few) - 10} more" if len(few) > 10 else "")
+        lines.append(f"Fewer than {FEW} pictures were measured of {some}: figures of a single class are rough.")
+    measured = [told for told in findings.classes if told.support]
+    worst = min(measured, key=lambda told: told.recall)
+    lines.append(
+        f"It knows {worst.name} least: {percent(worst.recall)} of its {worst.support} pictures are named rightly."
+    )
+    if e.split in ("test", "unseen") and (findings.held_out or 0) > e.ci95[1]:
+        lines.append(
+            f"Of pictures held out from the training data it named {percent(findings.held_out or 0)} rightly, more "
+            "than here. Perhaps that data holds near copies of one scene, or the pictures measured are of another kind."
+        )
+    surplus = sum(b.count * (b.confidence - b.accuracy) for b in findings.bins) / e.rows
+    if e.calibration_error > 0.05:
+        lines.append(
+            f"Its probabilities are off by {percent(e.calibration_error)} on average, mostly too "
+            f"{'high' if surplus > 0 else 'low'}; “featx fit --calibrate” may mend that."
+        )
+    return lines
+
+
+def percent(share: float) -> str:
+    """A share as a person reads it, which no line break tears apart."""
+    return f"{100 * share:.1f}{NO_BREAK}%"

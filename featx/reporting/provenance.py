@@ -1,0 +1,120 @@
+"""What a classifier was made of, and the command lines that make it again."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featx import __version__
+from featx.cache import Features, load_features
+from featx.classifier import TAIL, Classifier, head_name
+from featx.errors import CacheError
+from featx.reporting.commands import Step, steps_of
+
+PACKAGES = ("keras", "tensorflow", "scikit-learn", "numpy", "pillow")
+CLASSES_NAMED = 30
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a classifier's making.
+
+    Attributes:
+        tables: facts: a title, and rows of name and value.
+        steps: that make it again; ``notes`` say what they leave out.
+        training: sentences about the pictures it was trained on.
+        summary: head and network in a few words.
+    """
+
+    tables: list[tuple[str, list[tuple[str, str]]]]
+    steps: list[Step]
+    notes: list[str]
+    training: list[str]
+    summary: str
+
+
+def provenance_of(classifier: Classifier, features: Features, folder: Path | None, split: str) -> Provenance:
+    """What is known of a classifier's making.
+
+    Args:
+        classifier: of which it is told.
+        features: that it is measured on.
+        folder: where it was loaded from.
+        split: which rows were measured.
+    """
+    trained_on = _trained_on(classifier, features)
+    steps, notes = steps_of(classifier, trained_on, str(folder or "MODEL"))
+    measured = ["featx", "evaluate", str(folder or "MODEL")]
+    if features.path.resolve() != Path(classifier.report.get("features", "")).resolve():
+        measured.append(str(features.path))
+    measured += ["--split", split] if split != "unseen" else []
+    steps.append(Step("Measure it", shlex.join(measured)))
+    spec = classifier.spec
+    tail = head_name(classifier.head) == TAIL
+    network = getattr(classifier.head, "division", {}).get("backbone") if tail else spec["backbone"]
+    summary = (
+        f"{network}, its last layers trained too" if tail else f"the {head_name(classifier.head)} head on {network}"
+    )
+    return Provenance(_tables(classifier, features), steps, notes, _training(classifier, trained_on), summary)
+
+
+def _trained_on(classifier: Classifier, features: Features) -> Features | None:
+    """The features it was fitted on, if they are still there."""
+    path = Path(classifier.report.get("features", ""))
+    if features.path.resolve() == path:
+        return features
+    try:
+        return load_features(path)
+    except CacheError:
+        return None
+
+
+def _training(classifier: Classifier, features: Features | None) -> list[str]:
+    """How many pictures it was trained on, of which data set, and how many of each class if that can still be seen."""
+    report = classifier.report
+    lines = [f"{len(classifier.train_ids):,} pictures of the data set {report.get('dataset') or 'that has no name'}."]
+    if report.get("train_views"):
+        lines.append(f"To these were added {report['train_views']:,} variations of them (views).")
+    if features is None:
+        return [*lines, "The features that it was fitted on are gone, so that its classes cannot be counted."]
+    rows = np.isin(features.ids, classifier.train_ids) & (features.views == 0) & (features.y >= 0)
+    counts = np.bincount(features.y[rows], minlength=len(features.class_names)).tolist()
+    most = sorted(zip(features.class_names, counts, strict=True), key=lambda pair: -pair[1])
+    if len(most) > CLASSES_NAMED:
+        return [*lines, f"From {most[-1][1]:,} pictures ({most[-1][0]}) to {most[0][1]:,} ({most[0][0]}) a class."]
+    return [*lines, "By class: " + ", ".join(f"{name} {count:,}" for name, count in most) + "."]
+
+
+def _tables(classifier: Classifier, features: Features) -> list[tuple[str, list[tuple[str, str]]]]:
+    report = {k: v for k, v in classifier.report.items() if k not in ("history", "params") and v is not None}
+    params = {k: v for k, v in classifier.head.get_params(deep=False).items() if v is not None}
+    made = {"features made by": f"featx {features.featx_version}", "decoder": features.decoded_by}
+    made |= {"this page made by": f"featx {__version__}", "on": date.today().isoformat(), **_versions()}
+    return [
+        ("Spec: what decides the features", _shown(classifier.spec)),
+        ("Recipe: how to make them", _shown({k: v for k, v in asdict(classifier.recipe).items() if v is not None})),
+        (f"Head: {head_name(classifier.head)}", _shown({**params, "temperature": classifier.temperature})),
+        ("Fitting", _shown(report)),
+        ("Versions", _shown(made)),
+    ]
+
+
+def _shown(values: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, f"{v:.6g}" if isinstance(v, float) else str(v)) for name, v in values.items()]
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # such as TensorFlow, where JAX is the backend
+            continue
+    return found
