@@ -335,6 +335,10 @@ def test_thumbnails_are_small_and_missing_pictures_are_named(
     assert thumbs[1].problem == "was changed since its features were extracted"
     assert thumbs[2].small.startswith("data:image/webp;base64,") and thumbs[2].large
     assert thumbs[3].large and not thumbs[3].small
+    assert thumbs[3].map.startswith("data:image/webp;base64,") and thumbs[3].map != thumbs[3].large
+    assert not thumbs[2].map
+    neighbours, _ = written(data, tiny_backbone, "knn")
+    assert not thumbs_of(neighbours, features, set(), {3}, {3: 0})[3].map
     assert told[-1] == ("pictures", 4, 4)
     page = featx.report(classifier, tmp_path / "page.html").read_text()
     assert Page(page) and ("no picture: cannot be read" in page or "was changed" in page)

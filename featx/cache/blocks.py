@@ -27,7 +27,8 @@ class BlockWriter:
     Args:
         folder: where blocks go; those that lie there stay.
         least: rows in a block at least, but for the last one.
-        seconds: that pass at least between two blocks, unless 32 MiB are together before.
+        seconds: that pass at least between two blocks, unless 16 MiB are together before: one block is written
+            while the next one fills up.
         spec: of all rows.
         attributes: of all blocks, as in :func:`write_features`.
     """
@@ -64,7 +65,7 @@ class BlockWriter:
         self._stats += stats
         self._features.append(features)
         grown = len(self._keys) >= self.least and time.monotonic() - self._written >= self.seconds
-        if grown or len(self._keys) >= rows_per_block(features.shape[1:], features.dtype):
+        if grown or len(self._keys) >= max(1, rows_per_block(features.shape[1:], features.dtype) // 2):
             self._write()
         self.rows += len(keys)
 
