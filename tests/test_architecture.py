@@ -80,6 +80,7 @@ ARROWS: dict[str, set[str]] = {
     "sweeping": {"cache", "classifier", "heads", "training"},
     "maps": {"images", "heads", "tail"},
     "explanation": {"images", "cache", "classifier", "maps", "pipeline"},
+    "serving": {"images", "classifier", "explanation", "maps"},
     "demo": {"cache", "classifier", "extraction"},
 }
 
@@ -183,6 +184,7 @@ def test_readme_names_every_command_and_head() -> None:
         "finetune",
         "compare",
         "explain",
+        "serve",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name

@@ -9,6 +9,7 @@ import typer
 import featx.cli.explanation  # noqa: F401 - registers its command
 import featx.cli.finetuning  # noqa: F401
 import featx.cli.selection  # noqa: F401
+import featx.cli.serving  # noqa: F401
 from featx import __version__
 from featx.cli.cache import app as cache_app
 from featx.cli.commands import app
