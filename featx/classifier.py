@@ -10,10 +10,10 @@ import functools
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+
+File = TypeVar("File", str, bytes)  # a picture's path, or its bytes
 
 TAIL = "tail"  # a head with layers of the network before it, as a classifier's folder calls it
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
@@ -127,7 +129,7 @@ class Classifier:
             found |= dict(zip(names, self.probabilities(stored), strict=True))
             if progress:
                 progress("predicting", len(found) + len(failures), len(set(files)))
-        predictions = [self._prediction(name, found[name]) for name in files if name in found]
+        predictions = [self.prediction(name, found[name]) for name in files if name in found]
         return predictions, [(name, str(failures[name])) for name in files if name in failures]
 
     def evaluate(self, features: Features, split: str | None = None) -> Evaluation:
@@ -247,19 +249,24 @@ class Classifier:
         return trunk
 
     def live_features(
-        self, files: list[str], failures: dict[str, PictureError], batch_size: int | None = None
-    ) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        self,
+        files: Sequence[File],
+        failures: dict[File, PictureError],
+        batch_size: int | None = None,
+        trunk: Trunk | None = None,
+    ) -> Iterator[tuple[list[File], NDArray[Any]]]:
         """Features of pictures from their pixels, in batches, as the cache would hold them.
 
         Args:
-            files: the pictures.
+            files: the pictures, by their paths or as the bytes of files.
             failures: gets the error of every picture that cannot be read, or has no features that can be stored.
             batch_size: pictures a call of the trunk; by default as many as suit the device.
+            trunk: what :meth:`trunk` gave before, for whoever asks often: it looks at the files of weights each time.
 
         Yields:
             files and their features, ``(n, ...)`` in the dtype of the recipe.
         """
-        trunk = self.trunk()
+        trunk = trunk or self.trunk()
         load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
         with quiet_pillow(self.recipe.max_pixels):
             for names, features in run_trunk(files, load, trunk, batch_size, failures):
@@ -272,7 +279,8 @@ class Classifier:
         """Probabilities ``(n, classes)`` of features as the cache holds them, ``(n, ...)``."""
         return with_temperature(self.head.predict_proba(stored).astype(np.float32), self.temperature)
 
-    def _prediction(self, path: str, probabilities: NDArray[np.float32]) -> Prediction:
+    def prediction(self, path: str, probabilities: NDArray[np.float32]) -> Prediction:
+        """What probabilities ``(classes,)`` of one picture say."""
         best = int(np.argmax(probabilities))
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 

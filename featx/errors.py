@@ -12,6 +12,7 @@
      +-- ExtractionError        the trunk gave values that cannot be stored, or no picture could be read
      +-- TrainingError          rows, labels or settings on which no head can be trained
      +-- SweepError             a sweep's storage that cannot be used or is another sweep's, or workers that were killed
+     +-- ServingError           an address that cannot be had, or libraries that are not installed
      +-- ModelError             a classifier folder that is incomplete, altered or not trustworthy
 
 Messages are one line: what happened, what was expected, what to do. Only the command line turns them into an exit code.
@@ -64,6 +65,10 @@ class TrainingError(FeatxError):
 
 class SweepError(FeatxError):
     """A sweep's storage that cannot be used or is another sweep's, or workers that were killed."""
+
+
+class ServingError(FeatxError):
+    """An address that cannot be served at, or libraries that are not installed."""
 
 
 class ModelError(FeatxError):

@@ -199,14 +199,14 @@ def _write(drawn: tuple[Explanation, NDArray[np.float32], bool], file: Path, cla
     explanation, map, signed = drawn
     with quiet_pillow(classifier.recipe.max_pixels):
         image = decode(read_file(explanation.path), classifier.recipe.max_pixels)
-    page = _page(_smaller(image), map, signed, explanation, classifier.spec["size"], classifier.recipe.resize)
+    page = _page(smaller(image), map, signed, explanation, classifier.spec["size"], classifier.recipe.resize)
     buffer = io.BytesIO()
     page.save(buffer, "PNG")
     write_whole(file, buffer.getvalue())
     return Explanation(**{**explanation.__dict__, "image": str(file)})
 
 
-def _smaller(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def smaller(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """No side longer than what a page has room for, none shorter than a pixel."""
     scale = LONGEST_SIDE / max(image.shape[:2])
     if scale >= 1:

@@ -176,9 +176,9 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def load_file(
-    path: str | Path, size: int, recipe: Recipe, content: str | None = None, watch: Stopwatch | None = None
+    path: str | Path | bytes, size: int, recipe: Recipe, content: str | None = None, watch: Stopwatch | None = None
 ) -> NDArray[np.uint8]:
-    """Read, decode and resize one file by a recipe to ``uint8 (size, size, 3)`` RGB.
+    """Read, decode and resize one file, or what would be in it, by a recipe to ``uint8 (size, size, 3)`` RGB.
 
     Raises:
         FileReadError: it cannot be read, or its content id is no longer ``content``.
@@ -186,7 +186,7 @@ def load_file(
     """
     watch = watch or Stopwatch()
     with watch("read"):
-        data = read_file(path)
+        data = path if isinstance(path, bytes) else read_file(path)
         if content is not None and content_id(data) != content:
             raise FileReadError("was changed since featx last looked; extract again")
     with watch("decode"):

@@ -92,6 +92,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "maps": {"images", "heads", "tail"},
     "explanation": {"images", "cache", "classifier", "maps", "pipeline"},
+    "serving": {"images", "classifier", "explanation", "maps"},
     "demo": {"cache", "classifier", "extraction"},
 }
 
@@ -197,6 +198,7 @@ def test_readme_names_every_command_and_head() -> None:
         "report",
         "explain",
         "inspect",
+        "serve",
     }
     for name in commands:
         assert re.search(rf"featx {name}\b", readme), name

@@ -343,8 +343,9 @@ def test_json_lists_have_the_fields_of_the_contract(words: str, made: Made) -> N
         _has(row, fields)
 
 
-def test_every_command_but_demo_is_in_the_contract() -> None:
-    assert {tuple(c.split("{")[0].split("--")[0].split()) for c in FIELDS} == set(_commands()) - {("demo",)}
+def test_every_command_but_two_is_in_the_contract() -> None:
+    own_tests = {("demo",), ("serve",)}  # one says several things, the other does not end: see test_serving
+    assert {tuple(c.split("{")[0].split("--")[0].split()) for c in FIELDS} == set(_commands()) - own_tests
 
 
 def test_extract_says_what_it_did(made: Made, own: tuple[str, ...]) -> None:
@@ -483,6 +484,7 @@ def test_doctor_compares_as_many_rows_as_asked(made: Made, counted: list[int]) -
         ("inspect nowhere.h5", "no such feature file: nowhere.h5"),
         ("inspect {data} --similarity 2", "must be above 0 and at most 1, got 2"),
         ("inspect {data} --write-list clean.txt", "clean.txt: the list is a CSV file"),
+        ("serve nowhere", "nowhere is not a classifier"),
         ("backbones resnet51", "unknown backbone 'resnet51'"),
         ("cache show nowhere.h5", "no such feature file: nowhere.h5"),
         ("cache explain nowhere", "no such data set: nowhere"),
@@ -543,6 +545,7 @@ def test_debug_shows_the_traceback(made: Made, monkeypatch: pytest.MonkeyPatch) 
         "inspect",
         "inspect . --neighbors 0",
         "evaluate model --split all",
+        "serve model --port 65536",
     ],
 )
 def test_wrong_usage_is_2(words: str) -> None:

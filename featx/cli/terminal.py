@@ -88,7 +88,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool) -> int:
     """Run a command and turn whatever comes of it into output and an exit code."""
-    _TERMINAL.begin(quiet)
+    _TERMINAL.begin(quiet, as_json)
     try:
         with warnings.catch_warnings():
             if not debug:
@@ -190,20 +190,28 @@ def note(message: str) -> None:
     _TERMINAL.note(message)
 
 
+def announce(fields: dict[str, Any], message: str) -> None:
+    """Say what others wait for before the work ends: an object on stdout with --json, else a note on stderr."""
+    if not _TERMINAL.as_json:
+        note(message)
+    else:
+        print_out(_as_json(fields))
+
+
 class _Terminal(logging.Handler):
     """The stderr side: progress, and the library's warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._quiet = False
+        self._quiet = self.as_json = False
         self._bar: Any = None
         self._task: Any = None
         self._stage = ""
         self._first = 0  # how much was done when the stage began: that was no work of it
         self._started = self._said = 0.0
 
-    def begin(self, quiet: bool) -> None:
-        self._quiet, self._bar, self._stage = quiet, None, ""
+    def begin(self, quiet: bool, as_json: bool) -> None:
+        self._quiet, self.as_json, self._bar, self._stage = quiet, as_json, None, ""
         logger = logging.getLogger("featx")
         logger.addHandler(self)
         logger.setLevel(logging.INFO)
