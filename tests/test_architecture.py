@@ -86,6 +86,7 @@ ARROWS: dict[str, set[str]] = {
         "evaluation",
         "extraction",
         "images",
+        "inspecting",
         "maps",
         "pipeline",
         "selection",

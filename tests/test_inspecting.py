@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ from featx.inspecting.likeness import groups_of, modified_z, nearest, pairs_of
 from featx.inspecting.pictures import sizes_of
 from featx.inspecting.result import Bin, from_png
 from featx.inspecting.suspects import confident, held_out_probabilities
+from featx.reporting import write_page
 
 ROOT = Path(featx.__file__).parents[1]
 
@@ -508,3 +510,35 @@ def test_nothing_wrong_is_said_too(make_dataset: Callable[..., Path], tmp_path: 
     result = run(make_dataset(), "--cache-dir", tmp_path)
     assert result.stdout.startswith("'stripes': 16 listed = 16 readable + 0 quarantined\nnothing wrong was found\n")
     assert "no features of this data set were found" in result.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------- page
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "a'\"b", "new\nline", "{{ 7 * 7 }}"])
+def test_the_page_shows_troubles_and_names_are_text(tmp_path: Path, hostile: str) -> None:
+    for number in range(6):
+        (tmp_path / "data" / "train" / hostile.replace("/", "_")).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "test" / "plain").mkdir(parents=True, exist_ok=True)
+        picture(0, number).save(tmp_path / "data" / "train" / hostile.replace("/", "_") / f"{number}.png")
+        picture(1, number).save(tmp_path / "data" / "test" / "plain" / f"{number}.png")
+    shutil.copy(tmp_path / "data" / "test" / "plain" / "0.png", tmp_path / "data" / "train" / hostile.replace("/", "_"))
+    (tmp_path / "data" / "test" / "plain" / "bad.png").write_bytes(b"bad")
+    found = featx.inspect(tmp_path / "data", cache_dir=tmp_path / "cache")
+    page = write_page(found, tmp_path / "page.html").read_text()
+    assert 'id="leaks"' in page and 'id="copies"' in page and "bad.png" in page and 'id="suspects"' not in page
+    assert page.count("data:image/webp;base64,") >= 2 and page.count("data:image/png;base64,") == 3
+    assert "<script>alert" not in page and "49" not in re.findall(r"<h3>.*?</h3>", page)
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?\s*https?:""", page) and "default-src 'none'" in page
+
+
+def test_a_page_of_a_sound_data_set_and_of_gone_pictures(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_dataset(each=3)
+    found = featx.inspect(root, cache_dir=tmp_path / "cache")
+    assert "Nothing wrong was found" in write_page(found, tmp_path / "page.html").read_text()
+    shutil.copy(root / "lying" / "000.png", root / "standing" / "copy.png")
+    found = featx.inspect(root, cache_dir=tmp_path / "cache")
+    (root / "lying" / "000.png").unlink()
+    assert "no picture: cannot be read" in write_page(found, tmp_path / "page.html").read_text()
+    with pytest.raises(DatasetError, match="an inspection is a page; give an --out that ends in .html"):
+        write_page(found, tmp_path / "page.txt")

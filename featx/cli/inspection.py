@@ -32,6 +32,7 @@ def inspect(
     without_suspects: Annotated[
         bool, typer.Option("--without-suspects", help="--write-list: leave out label suspects too, but not of test.")
     ] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write a page, .html, with the pictures in trouble.")] = None,
     seed: Seed = 0,
     cache_dir: CacheDir = Path("cache"),
 ) -> Report:
@@ -56,6 +57,11 @@ def inspect(
         fields["list"] = {"file": str(write_list), **counts}
         left_out = ", ".join(f"{n} {why}" for why, n in counts.items() if n and why != "written") or "none"
         text += f"\n\n{write_list}: {counts['written']} pictures; of those that can be read, left out: {left_out}"
+    if out:
+        from featx.reporting import write_page
+
+        fields["page"] = str(write_page(found, out))
+        text += f"\n\n{out}"
     return Report(fields, text)
 
 

@@ -10,6 +10,7 @@ from featx.errors import ModelError
 from featx.extraction import Progress
 from featx.reporting.findings import Findings as Findings
 from featx.reporting.findings import find as find
+from featx.reporting.inspection import write_page as write_page
 from featx.reporting.page import rendered
 
 

@@ -68,9 +68,9 @@ def thumbs_of(
             else:
                 mapped = _map_of(classifier, features, row, explained[row], image) if row in explained else None
                 found[row] = Thumb(
-                    _uri(image, SMALL) if row in small else "",
-                    _uri(image, LARGE) if row in large else "",
-                    "" if mapped is None else _uri(mapped, LARGE),
+                    uri(image, SMALL) if row in small else "",
+                    uri(image, LARGE) if row in large else "",
+                    "" if mapped is None else uri(mapped, LARGE),
                 )
             if progress:
                 progress("pictures", len(found), len(jobs))
@@ -105,7 +105,8 @@ def _smaller(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(pillow)
 
 
-def _uri(image: NDArray[np.uint8], side: int) -> str:
+def uri(image: NDArray[np.uint8], side: int) -> str:
+    """A picture, made at most ``side`` pixels long, as it can stand in a page."""
     file = io.BytesIO()
     Image.fromarray(_smaller(image, side)).save(file, "WEBP", quality=QUALITY)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
