@@ -1,4 +1,4 @@
-"""OpenVINO in Keras's place on a processor: the same network, converted once, up to twice as fast."""
+"""OpenVINO in Keras's place on a processor: the same network, converted once, and faster."""
 
 from __future__ import annotations
 
