@@ -1136,7 +1136,7 @@ def test_a_disk_that_fills_up_keeps_finished_blocks(
             run(root, cache_dir=small_disk / "cache", batch_size=1)
     other.unlink()
     done = run(root, cache_dir=small_disk / "cache", batch_size=1)
-    assert done.rows == 16 and done.computed in (8, 10), "the last block may have been under way when it filled up"
+    assert done.rows == 16 and done.computed in (8, 10, 12), "two blocks may have been under way when it filled up"
 
 
 def test_a_finished_extraction_can_be_used_from_a_read_only_disk(
