@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METHODS = ("cam", "gradcam")
-BLOCK_BYTES = 64 * 2**20  # of gradients that are held at once
+BLOCK_BYTES = 4 * 2**20  # of gradients that are held at once
 FOR, AGAINST = (214, 39, 40), (31, 119, 180)  # red and blue
 STRENGTH = 0.75  # how much of the picture the strongest evidence covers
 
@@ -65,12 +65,12 @@ def _in_blocks(
     step = max(1, BLOCK_BYTES // (4 * int(np.prod(maps.shape[1:]))))
     for start in range(0, len(maps), step):
         some = maps[start : start + step].astype(np.float32)
-        gradient = scores.gradient(some, classes[start : start + step])
+        numbers = classes[start : start + step]
         if method == "gradcam":
-            weights = gradient.mean(axis=(1, 2))
-            found[start : start + step] = np.maximum(np.einsum("nhwc,nc->nhw", some, weights, optimize=True), 0)
+            weighted = some.reshape(len(some), -1, some.shape[-1]) @ scores.mean_gradient(some, numbers)[:, :, None]
+            found[start : start + step] = np.maximum(weighted, 0).reshape(some.shape[:3])
         else:
-            found[start : start + step] = np.einsum("nhwc,nhwc->nhw", some, gradient, optimize=True)
+            found[start : start + step] = np.einsum("nhwc,nhwc->nhw", some, scores.gradient(some, numbers))
     return found
 
 

@@ -76,22 +76,38 @@ class Scores:
 
     def gradient(self, maps: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Of the logit of ``classes[i]`` with respect to ``maps[i]``, float32 ``(n, h, w, c)``."""
-        if self.architecture is None:
-            by_row = np.ascontiguousarray(self.weights[0].T)[classes]
-        else:
-            by_row = self.architecture.gradient(self.weights, self._rows(maps), classes)
+        by_row = self._gradient_of_rows(maps, classes)
         n, height, width, channels = maps.shape
         if self.input == "avg":
             each = (by_row / self.scale)[:, None, None, :] / np.float32(height * width)
             return np.broadcast_to(each.astype(np.float32), maps.shape)
         if self.input == "max":
             return _at_largest(maps.reshape(n, -1, channels), by_row / self.scale).reshape(maps.shape)
-        shape = _halved(maps.shape[1:]) if self.shrinks else maps.shape[1:]
-        scale = (
-            self.scale if self.scale.shape == shape[-1:] else self.scale.reshape(shape)
-        )  # of channels, or of columns
-        back = (by_row.reshape(n, *shape) / scale).astype(np.float32)
+        back = self._as_maps(by_row, maps.shape[1:])
         return _unhalved(maps, back) if self.shrinks else back
+
+    def mean_gradient(self, maps: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The mean of :meth:`gradient` over all places, ``(n, c)``, without computing it at each."""
+        by_row = self._gradient_of_rows(maps, classes)
+        places = np.float32(maps.shape[1] * maps.shape[2])
+        if self.input != "flat":
+            return (by_row / self.scale / places).astype(np.float32)
+        mean: NDArray[np.float32] = self._as_maps(by_row, maps.shape[1:]).sum(axis=(1, 2)) / places
+        return mean
+
+    def _gradient_of_rows(self, maps: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """With respect to standardised rows, ``(n, width)``."""
+        if self.architecture is None:
+            return np.ascontiguousarray(self.weights[0].T)[classes]
+        return self.architecture.gradient(self.weights, self._rows(maps), classes)
+
+    def _as_maps(self, by_row: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The gradient with respect to flat maps, or halved ones, as they come."""
+        shape = _halved(shape) if self.shrinks else shape
+        # Standardised by channel, or by column
+        scale = self.scale if self.scale.shape == shape[-1:] else self.scale.reshape(shape)
+        maps: NDArray[np.float32] = (by_row.reshape(len(by_row), *shape) / scale).astype(np.float32)
+        return maps
 
     def _rows(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.input == "avg":
@@ -111,28 +127,32 @@ def _halved(shape: tuple[int, ...]) -> tuple[int, ...]:
     return -(-shape[0] // 2), -(-shape[1] // 2), shape[2]
 
 
-def _blocks(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(n, h/2, w/2, c, 4)``: each 2 x 2 of the maps, what lies outside an odd one at -inf."""
+def _quarters(maps: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The four corners of each 2 x 2 of the maps, ``(n, h/2, w/2, c)`` each; -inf where an odd map has none."""
     n, height, width, channels = maps.shape
-    h, w, _ = _halved((height, width, channels))
-    whole = np.full((n, 2 * h, 2 * w, channels), -np.inf, np.float32)
-    whole[:, :height, :width] = maps
-    return whole.reshape(n, h, 2, w, 2, channels).transpose(0, 1, 3, 5, 2, 4).reshape(n, h, w, channels, 4)
+    if height % 2 or width % 2:
+        whole = np.full((n, height + height % 2, width + width % 2, channels), -np.inf, np.float32)
+        whole[:, :height, :width] = maps
+        maps = whole
+    return [maps[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
 
 
 def _halve(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    largest: NDArray[np.float32] = _blocks(maps).max(axis=-1)
+    a, b, c, d = _quarters(maps)
+    largest: NDArray[np.float32] = np.maximum(np.maximum(a, b), np.maximum(c, d))
     return largest
 
 
 def _unhalved(maps: NDArray[np.float32], gradient: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The gradient with respect to the maps, of which the largest of each 2 x 2 went on."""
+    """The gradient with respect to the maps, of which the largest of each 2 x 2 went on, the first among equals."""
     n, height, width, channels = maps.shape
-    blocks = _blocks(maps)
-    back = np.zeros_like(blocks)
-    np.put_along_axis(back, blocks.argmax(axis=-1)[..., None], gradient[..., None], axis=-1)
-    h, w = blocks.shape[1:3]
-    whole = back.reshape(n, h, w, channels, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(n, 2 * h, 2 * w, channels)
+    h, w = gradient.shape[1:3]
+    whole = np.zeros((n, 2 * h, 2 * w, channels), np.float32)
+    largest, free = _halve(maps), np.ones(gradient.shape, np.bool_)
+    for quarter, back in zip(_quarters(maps), _quarters(whole), strict=True):
+        here = free & (quarter == largest)
+        back[here] = gradient[here]
+        free &= ~here
     return whole[:, :height, :width]
 
 
