@@ -95,15 +95,20 @@ def explain(
     done: dict[str, Explanation] = {}
     if progress:
         progress("explaining", 0, len(asked))
-    for some, X, cached in _features(classifier, features, asked, bad):
-        drawn = _explained(classifier, some, X, features if cached else None, method, class_name)
-        for (explanation, *_), written in in_threads(drawn, lambda d: _write(d, folder / files[d[0].path], classifier)):
-            if isinstance(written, PictureError):
-                bad.append((explanation.path, str(written)))
-            else:
-                done[written.path] = written
-            if progress:
-                progress("explaining", len(done) + len(bad), len(asked))
+
+    def write(drawn: tuple[Explanation, NDArray[np.float32], bool]) -> Explanation:
+        return _write(drawn, folder / files[drawn[0].path], classifier)
+
+    with quiet_pillow(classifier.recipe.max_pixels):
+        for some, X, cached in _features(classifier, features, asked, bad):
+            drawn = _explained(classifier, some, X, features if cached else None, method, class_name)
+            for (explanation, *_), written in in_threads(drawn, write):
+                if isinstance(written, PictureError):
+                    bad.append((explanation.path, str(written)))
+                else:
+                    done[written.path] = written
+                if progress:
+                    progress("explaining", len(done) + len(bad), len(asked))
     return [done[a.path] for a in asked if a.path in done], sorted(dict(bad).items())
 
 
@@ -197,8 +202,7 @@ def _explained(
 
 def _write(drawn: tuple[Explanation, NDArray[np.float32], bool], file: Path, classifier: Classifier) -> Explanation:
     explanation, map, signed = drawn
-    with quiet_pillow(classifier.recipe.max_pixels):
-        image = decode(read_file(explanation.path), classifier.recipe.max_pixels)
+    image = decode(read_file(explanation.path), classifier.recipe.max_pixels)
     page = _page(smaller(image), map, signed, explanation, classifier.spec["size"], classifier.recipe.resize)
     buffer = io.BytesIO()
     page.save(buffer, "PNG")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from featx.census import Census
 from featx.census import Progress as Progress
 from featx.computing import Outcome, Share, TrunkChangedError, Wanted, compute, refuse
 from featx.errors import CacheError, ExtractionError, FileReadError, PictureError
-from featx.images import Listing, Picture, list_dataset
+from featx.images import Listing, Picture, list_dataset, printable
 from featx.recipe import Recipe
 from featx.spreading import Workers, WorkersLostError, spread
 
@@ -375,20 +376,24 @@ class _Run:
 
     def _here(self, share: Share, total: Outcome) -> None:
         self.progress("building the trunk", 0, 0)
-        views = {picture.path: len(picture.views) for picture in share.pictures}
-
-        def on_rows() -> None:
-            done = total.rows + sum(views[path] for path in total.failures)
-            self.progress("extracting", done, share.rows)
-
-        compute(share, total, on_rows)
+        compute(share, total, self._teller(share, total))
         if total.rows < share.rows:  # the last were unreadable
             self.progress("extracting", share.rows, share.rows)
 
+    def _teller(self, share: Share, total: Outcome) -> Callable[[], None]:
+        """Tells how far a share is; a picture that cannot be read counts with all its views."""
+        views = {picture.path: len(picture.views) for picture in share.pictures}
+
+        def tell() -> None:
+            done = total.rows + sum(views[path] for path in total.failures)
+            self.progress("extracting", done, share.rows)
+
+        return tell
+
     def _elsewhere(self, share: Share, total: Outcome) -> None:
         """By workers; if some are lost, what they have not written is missing, and will be given out anew."""
-        self.progress("extracting", 0, share.rows)
-        started = time.perf_counter()
+        tell, started = self._teller(share, total), time.perf_counter()
+        tell()
         try:
             for part in spread(share, self.workers):
                 total.add(part)
@@ -397,7 +402,7 @@ class _Run:
                     self._warn_once(message)
                 if part.error:
                     raise part.error
-                self.progress("extracting", total.rows + len(total.failures), share.rows)
+                tell()
             self.lost = 0
         except WorkersLostError as error:
             self.lost = 1 if total.rows else self.lost + 1
@@ -424,7 +429,7 @@ class _Run:
         places = [found[self.key(p.path, view)] for p, view in rows]
         index = {name: number for number, name in enumerate(names)}
         known = {path: content for path, content in self.ids.items() if path not in self.momentary}
-        bad = [(_printable(path), known.get(path, ""), reason) for path, reason in sorted(self.unreadable.items())]
+        bad = [(printable(path), known.get(path, ""), reason) for path, reason in sorted(self.unreadable.items())]
         tables = {
             "ids": [self.ids[p.path] for p, _ in rows],
             "views": [view for _, view in rows],
@@ -457,10 +462,6 @@ class _Run:
 def _for_training(picture: Picture) -> bool:
     """Whether a picture may have views besides itself."""
     return picture.label is not None and picture.split in ("train", "")
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _silent(stage: str, done: int, total: int) -> None:

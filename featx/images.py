@@ -247,6 +247,11 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
+def printable(path: str) -> str:
+    """A path as it can be stored and shown: bytes of it that are not UTF-8 become escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _dataset_name(path: Path) -> str:
     return path.resolve().stem if path.is_file() else path.resolve().name or "dataset"
 

@@ -1300,4 +1300,4 @@ def test_sixteen_bits_take_no_more_memory_than_colours() -> None:
     said = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert int(said) * 1024 < 150e6 + 25e6 * 12, "12 bytes a pixel, and what Python takes"
+    assert int(said) * 1024 < 100e6 + 25e6 * 12, "12 bytes a pixel, and what Python takes"

@@ -265,12 +265,12 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
         (tmp_path / "data" / f"class{number % 3}").mkdir(parents=True, exist_ok=True)
         picture(number % 3, number, (16, 16)).save(tmp_path / "data" / f"class{number % 3}" / f"{number}.png")
     (tmp_path / "data" / "class0" / "bad.png").write_bytes(b"bad")
-    program = [sys.executable, "-c", KILLS, tmp_path / "data", tmp_path / "cache", "40"]
+    program = [sys.executable, "-c", KILLS, tmp_path / "data", tmp_path / "cache", "60"]
     done = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     killed, finished = json.loads(done.stdout)
-    assert len(killed) == 40 and all(left["damaged"] == 0 for left in killed)
-    assert len({left["blocks"] for left in killed}) > 1, "some died with blocks written"
+    assert len(killed) == 60 and all(left["damaged"] == 0 for left in killed)
+    assert {left["blocks"] for left in killed} > {0, 256}
     settings = {"backbone": "pixels", "size": 32}
     undisturbed = featx.extract(tmp_path / "data", cache_dir=tmp_path / "other", **settings)
     last = featx.extract(tmp_path / "data", cache_dir=tmp_path / "cache", **settings)

@@ -12,7 +12,7 @@ import numpy as np
 from featx.cache import CacheFolder, Features, load_features
 from featx.census import Progress
 from featx.errors import CacheError, DatasetError
-from featx.images import Listing, Picture, list_dataset
+from featx.images import Listing, Picture, list_dataset, printable
 from featx.inspecting.comparing import compare
 from featx.inspecting.contents import Contents, in_order, on_one_side
 from featx.inspecting.likeness import NEIGHBORS, SIMILARITY
@@ -76,9 +76,9 @@ def inspect(
         root=str(listing.root.resolve()),
         listed=len(listing.pictures),
         gone=len(seen.gone),
-        quarantined=[Unreadable(_printable(path), reason) for path, reason in sorted(seen.unreadable.items())],
+        quarantined=[Unreadable(printable(path), reason) for path, reason in sorted(seen.unreadable.items())],
         ignored=len(listing.ignored),
-        empty_classes=[_printable(name) for name in listing.empty_classes],
+        empty_classes=[printable(name) for name in listing.empty_classes],
         features=str(features.path) if features is not None else None,
         backbone=str(features.spec.get("backbone")) if features is not None else None,
         similarity=similarity,
@@ -174,10 +174,6 @@ def _shown(listing: Listing, seen: Seen, pictures: list[Picture]) -> dict[str, A
         "mean_image_of_all": seen.mean_image(None),
         "pictures": [p for p in pictures if p.path in seen.ids],
     }
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _silent(stage: str, done: int, total: int) -> None:
