@@ -999,7 +999,10 @@ def test_killed_at_any_instant_and_run_again(killed: tuple[Path, int]) -> None:
         assert (done["paths"], done["X"]) == (reference["paths"], reference["X"]), moment
         assert done["computed"] == 12 - json.loads((caches / f"{moment}.kept").read_text()), moment
         computed.append(done["computed"])
-    assert computed == sorted(computed, reverse=True) and set(computed) == {12, 8, 4, 0}
+    assert set(computed) == {12, 8, 4, 0}
+    # A block is written while the next is computed, so two runs may be one block apart at an instant, but no more
+    later = [max(computed[moment:]) for moment in range(len(computed))]
+    assert all(most - now <= 4 for now, most in zip(computed, later, strict=True))
 
 
 @pytest.mark.xdist_group("killed")

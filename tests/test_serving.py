@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -468,6 +470,17 @@ def test_two_hundred_at_once(running: Callable[..., Running]) -> None:
     assert httpx.get(f"{server.url}health").json() == {"ok": True}
     assert one_by_one == [200, 200, 422, 413, 400, 422, 415]
     assert server.end()[0] == 130
+
+
+def test_a_connection_may_rest_between_two_questions(running: Callable[..., Running]) -> None:
+    """Clients keep one for five seconds; a server that ends it just then resets their next question."""
+    server = running()
+    connection = http.client.HTTPConnection("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2]), timeout=60)
+    for rest in (6, 0):
+        connection.request("GET", "/health")
+        assert json.loads(connection.getresponse().read()) == {"ok": True}
+        time.sleep(rest)
+    connection.close()
 
 
 def test_it_begins_and_ends(running: Callable[..., Running], model: Path) -> None:

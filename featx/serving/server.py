@@ -17,6 +17,7 @@ from featx.serving.guard import LOOPBACK
 
 logger = logging.getLogger(__name__)
 
+KEPT_ALIVE = 75  # seconds: longer than clients keep a connection, which else is closed as they ask by it again
 CONNECTIONS = 1000  # at once; the rest is turned away before it is listened to
 
 
@@ -52,6 +53,7 @@ def serve(
             log_config=None,
             log_level=logging.CRITICAL,  # what goes wrong with a request is said by the guard, in a line
             limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEPT_ALIVE,
             timeout_graceful_shutdown=0,
             server_header=False,
         )
