@@ -72,8 +72,9 @@ def forward(recipe: dict[str, Any], seconds: float = 20.0) -> dict[str, Any]:
 
 def decoding(folder: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """Reading, decoding and resizing alone, by as many threads as there are cores."""
+    from featx._internal.parallel import in_threads
     from featx.images import list_dataset
-    from featx.pipeline import in_threads, load_file
+    from featx.pipeline import load_file
     from featx.recipe import Recipe
 
     listing, settings = list_dataset(folder), Recipe(**recipe)
@@ -345,7 +346,7 @@ def tiny_files(work: Path, n: int) -> str:
 
 def stand_in(work: Path) -> str:
     """A network that costs little and whose map is VGG16's."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     inputs = keras.Input((224, 224, 3))

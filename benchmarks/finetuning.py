@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import featx
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import divide
 from featx.heads import Groups
 from featx.images import decode, read_file, resize

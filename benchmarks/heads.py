@@ -33,7 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import featx
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.cache import write_features
 from featx.heads import solve_paths
 from featx.splits import fold_numbers

@@ -8,9 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
+    __version__: str
     from featx.augmentation import Views as Views
     from featx.backbones import BACKBONES as BACKBONES
     from featx.backbones import build_trunk as build_trunk
@@ -80,6 +79,8 @@ __all__ = [*_PLACES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("featx._internal.version").featx_version()
     if name not in _PLACES:
         raise AttributeError(f"module 'featx' has no attribute {name!r}")
     return getattr(import_module(f"featx.{_PLACES[name]}"), name)

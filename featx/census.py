@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from featx.cache import CacheFolder, Stat, StatRow, digest
+from featx._internal.hashing import content_id, digest
+from featx._internal.parallel import in_threads
+from featx._internal.progress import Progress
+from featx.cache import CacheFolder, Stat, StatRow
 from featx.errors import CacheError, PictureError
-from featx.images import Listing, content_id, read_file
-from featx.pipeline import in_threads
+from featx.images import Listing, read_file
 
-Progress = Callable[[str, int, int], None]  # what is going on, how much is done, of how much
 RACY_NS = 2_000_000_000  # a file changed this recently may change again within the same tick of its clock
 
 

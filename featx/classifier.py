@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from featx._internal.progress import Progress
 from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.errors import CacheError, PictureError, TrainingError
 from featx.evaluation import Evaluation, fit_temperature, measure, with_temperature
-from featx.extraction import Progress, extract
+from featx.extraction import extract
 from featx.heads import HEADS, Head, make_head
 from featx.images import list_files, quiet_pillow
 from featx.model_folder import damage_named, read_folder, write_folder

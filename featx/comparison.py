@@ -11,11 +11,12 @@ import numpy as np
 from scipy.stats import norm
 from sklearn.metrics import log_loss
 
+from featx._internal.progress import Progress, silent
 from featx.backbones import divide
 from featx.cache import load_features
 from featx.classifier import Classifier, fit
 from featx.errors import TrainingError
-from featx.extraction import Progress, extract
+from featx.extraction import extract
 from featx.finetuning import finetune
 from featx.heads import HEADS
 from featx.recipe import Recipe
@@ -118,7 +119,7 @@ def compare(
     if repeats < 2 or not heads or validation <= 0:
         raise TrainingError("a comparison needs two repeats or more, a head at least, and validation rows")
     asked = Recipe(**{"random_state": random_state, **recipe})
-    tell = progress or _silent
+    tell = progress or silent
     done = extract(dataset, cache_dir=cache_dir, progress=progress, **asdict(asked))
     features = load_features(done.features)
 
@@ -246,7 +247,3 @@ def _time(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress shown."""

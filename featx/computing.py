@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._processes import end_with, share_of_cores, threads_in_environment
+from featx._internal.parallel import end_with, share_of_cores, threads_in_environment
 from featx.augmentation import Views
 from featx.backbones import Trunk
 from featx.cache import BlockWriter, Spec, StatRow, made_by, row_key

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from featx._internal.progress import Progress
 from featx.cache import load_features
 from featx.classifier import fit
 from featx.errors import DatasetError, WeightsError
-from featx.extraction import Extraction, Progress, extract
+from featx.extraction import Extraction, extract
 
 SIZE = 48  # the published experiment's; VGG16 takes 32 or more, and the digits have 8
 HEADS: dict[str, dict[str, Any]] = {

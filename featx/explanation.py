@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
+from featx._internal.hashing import content_id
+from featx._internal.parallel import in_threads
+from featx._internal.progress import Progress
 from featx.cache import Features, load_features, require_same_spec
 from featx.classifier import Classifier
 from featx.errors import CacheError, ModelError, PictureError, SpecMismatchError, TrainingError
-from featx.images import content_id, decode, list_files, quiet_pillow, read_file
+from featx.images import decode, list_files, quiet_pillow, read_file
 from featx.maps import activation_maps, colour_bar, overlay
-from featx.pipeline import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Progress = Callable[[str, int, int], None]
 
 BLOCK = 64  # pictures whose features are in memory at once
 LONGEST_SIDE = 800  # pixels, of the pictures that are written

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from featx._internal.hashing import digest
+from featx._internal.progress import Progress, silent
 from featx.augmentation import Views, checked
 from featx.cache import (
     CacheFolder,
@@ -23,7 +25,6 @@ from featx.cache import (
     Place,
     RowKey,
     Spec,
-    digest,
     gather,
     load_features,
     made_by,
@@ -33,7 +34,6 @@ from featx.cache import (
     write_features,
 )
 from featx.census import Census
-from featx.census import Progress as Progress
 from featx.computing import Outcome, Share, TrunkChangedError, Wanted, compute, refuse
 from featx.errors import CacheError, ExtractionError, FileReadError, PictureError
 from featx.images import Listing, Picture, list_dataset, printable
@@ -182,7 +182,7 @@ class _Run:
         workers: Workers | None = None,
         strict: bool = False,
     ) -> None:
-        self.recipe, self.store, self.progress = recipe, store, progress or _silent
+        self.recipe, self.store, self.progress = recipe, store, progress or silent
         self.batch_size, self.workers, self.strict = batch_size, workers or Workers(), strict
         self.views = checked(views)
         self.augmentation, self.maker = self.views.settings, made_by(self.views.settings)
@@ -462,7 +462,3 @@ class _Run:
 def _for_training(picture: Picture) -> bool:
     """Whether a picture may have views besides itself."""
     return picture.label is not None and picture.split in ("train", "")
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress shown."""

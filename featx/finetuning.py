@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.hashing import digest
+from featx._internal.keras import load_keras
+from featx._internal.progress import Progress
 from featx.augmentation import Views, checked
 from featx.backbones import PIXELS, SCRATCH, Division, divide
-from featx.cache import Features, digest, load_features
+from featx.cache import Features, load_features
 from featx.classifier import Classifier, assembled, fit
 from featx.errors import TrainingError
-from featx.extraction import Progress, extract
+from featx.extraction import extract
 from featx.heads import Head, make_head
 from featx.images import quiet_pillow
 from featx.pipeline import load_file

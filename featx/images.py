@@ -7,7 +7,6 @@ A listing is sorted and relative to its root; it splits nothing and opens no pic
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 import os
@@ -343,11 +342,6 @@ def _inside(root: Path, name: str, where: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- decoding
-
-
-def content_id(data: bytes) -> str:
-    """BLAKE2b-128 of a file's bytes, 32 hexadecimal digits: what featx knows a picture by."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def read_file(path: str | Path) -> bytes:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._files import history_csv, write_whole
+from featx._internal.files import history_csv, write_whole
+from featx._internal.hashing import content_id
 from featx.errors import FeatxError, ModelError
-from featx.images import LITTER, content_id
+from featx.images import LITTER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

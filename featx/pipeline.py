@@ -8,21 +8,20 @@ queues are bounded, so memory does not grow with the number of pictures.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from featx._internal.hashing import content_id
+from featx._internal.parallel import cores, in_threads
 from featx.backbones import Trunk
 from featx.errors import FileReadError, PictureError
-from featx.images import content_id, decode, read_file, resize
+from featx.images import decode, read_file, resize
 from featx.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def run_trunk_on_views(
         the job and the number of the image in it for each row of a batch, and the features.
     """
     size = batch_size or trunk.batch_size
-    threads = threads or _cores()
+    threads = threads or cores()
     watch = watch or Stopwatch()
     compute = _Patient(trunk, watch)
     loaded = in_threads(jobs, load, max(2 * threads, -(-size // views)), threads)
@@ -218,46 +217,3 @@ def _why_not_finite(features: NDArray[np.float32], dtype: str) -> str:
         return "the trunk gave values that are not numbers; are its weights sound?"
     top = float(np.abs(features).max())
     return f"a feature of {top:.3g} is out of {dtype}'s range; extract with --dtype float32"
-
-
-def in_threads(
-    jobs: Iterable[Job], work: Callable[[Job], Result], ahead: int = 64, threads: int | None = None
-) -> Iterator[tuple[Job, Result | PictureError]]:
-    """``work`` done by threads, results in order, a :class:`PictureError` among them where it was raised.
-
-    At most ``ahead`` are under way or waiting, so memory stays bounded. (joblib's generators go on working however far
-    behind their reader is.)
-    """
-    waiting: deque[tuple[Job, Future[Result]]] = deque()
-    with _pool(threads or _cores()) as pool:
-        for job in jobs:
-            waiting.append((job, pool.submit(work, job)))
-            if len(waiting) >= ahead:
-                first, future = waiting.popleft()
-                result = _outcome(future)
-                yield first, result
-        while waiting:
-            first, future = waiting.popleft()
-            result = _outcome(future)
-            yield first, result
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _outcome(future: Future[Result]) -> Result | PictureError:
-    try:
-        return future.result()
-    except PictureError as error:
-        return error

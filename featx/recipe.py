@@ -11,6 +11,7 @@ from typing import Any
 
 import PIL
 
+from featx._internal.hashing import content_id
 from featx.backbones import (
     ENGINES,
     PIXELS,
@@ -25,7 +26,7 @@ from featx.backbones import (
     with_openvino,
 )
 from featx.errors import BackboneError, WeightsError
-from featx.images import DECODER, DRAFT_DECODER, MAX_PIXELS, RESIZES, content_id
+from featx.images import DECODER, DRAFT_DECODER, MAX_PIXELS, RESIZES
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from scipy.stats import t as student
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 
+from featx._internal.progress import Progress
 from featx.cache import Features, load_features, rows_per_block
 from featx.classifier import Classifier, assembled, head_name
 from featx.errors import TrainingError
 from featx.evaluation import fit_temperature
-from featx.extraction import Progress
 from featx.heads import Head, LinearHead, check_C, group_weights, make_head, solve_paths
 from featx.splits import fold_numbers
 from featx.training import accuracy, groups_of, inputs, probabilities, training_split

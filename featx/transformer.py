@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from featx._internal.hashing import content_id
 from featx.errors import ExtractionError, PictureError
-from featx.images import MAX_PIXELS, content_id, quiet_pillow, read_file
+from featx.images import MAX_PIXELS, quiet_pillow, read_file
 from featx.images import resize as fit_to_size
 from featx.pipeline import as_stored, load_file, run_trunk
 from featx.recipe import Recipe

@@ -25,12 +25,12 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import featx
+from featx._internal.hashing import content_id
 from featx.backbones import Trunk
 from featx.classifier import Classifier
 from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
 from featx.evaluation import wilson_interval
 from featx.heads import BNMLPHead, LogisticHead
-from featx.images import content_id
 from featx.model_folder import digest
 
 CLASSES = ["lying", "slanted", "standing"]  # as class_names are sorted
@@ -961,7 +961,7 @@ def test_a_pickle_in_place_of_the_arrays_is_not_run(saved: Path, tmp_path: Path,
 
 def _evil_model(path: Path, ran: Path) -> Path:
     """A Keras file with a Lambda that makes a file when it is run."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     x = keras.Input((32, 32, 3))
@@ -1043,7 +1043,7 @@ def test_a_recipe_that_points_to_a_hostile_model_runs_nothing(
 
 def test_a_backbone_that_was_exchanged_is_not_used(stripes: Stripes, saved: Path, tmp_path: Path) -> None:
     """A file of the same name and shape, with other weights."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     model = keras.saving.load_model(stripes.settings["backbone"], compile=False)
@@ -1055,7 +1055,7 @@ def test_a_backbone_that_was_exchanged_is_not_used(stripes: Stripes, saved: Path
 
 
 def test_weights_that_moved(stripes: Stripes, tmp_path: Path) -> None:
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     base = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)

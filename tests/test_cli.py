@@ -741,7 +741,7 @@ def test_batch_size_is_what_the_trunk_gets(made: Made, own: tuple[str, ...], cou
 @pytest.fixture
 def eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training without compiling, which takes longer than a few steps on a few rows."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     model = load_keras().Model
     compiled = model.compile

@@ -15,7 +15,7 @@ from conftest import picture
 
 import featx
 from featx import computing, engines
-from featx._keras import backend_asked
+from featx._internal.keras import backend_asked
 from featx.backbones import BACKBONES, build_trunk, fastest_engine, with_openvino
 from featx.backbones import devices as devices_
 from featx.backbones import openvino as openvino_
@@ -251,7 +251,7 @@ def test_features_spoilt_by_precision_are_an_error(
 
 
 def test_values_beyond_float16_are_found_out(make_dataset: Make, run: Run, tmp_path: Path) -> None:
-    keras = featx._keras.load_keras()
+    keras = featx._internal.keras.load_keras()
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1e5, name="huge")(inputs)
     x = keras.layers.Conv2D(2, 1, name="last")(x)
@@ -311,7 +311,7 @@ def test_the_gpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch, visible: str
 
 
 def test_the_batch_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    keras = featx._keras.load_keras()
+    keras = featx._internal.keras.load_keras()
     model = keras.applications.VGG16(include_top=False, weights=None, input_shape=(64, 64, 3))
     largest = 64 * 64 * 64 * 4  # the first map, float32
     for pictures_, batch in {1: 1, 5: 4, 1000: 32}.items():
@@ -322,7 +322,7 @@ def test_the_batch_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _backend() -> str:
-    return str(featx._keras.load_keras().backend.backend())
+    return str(featx._internal.keras.load_keras().backend.backend())
 
 
 def test_real_features_by_openvino_are_keras_features(shared: Path, real_weights: Path, tmp_path: Path) -> None:

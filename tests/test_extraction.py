@@ -381,7 +381,7 @@ def test_a_label_file_and_the_folder_share_rows(
 
 def own_backbone(path: Path, activation: str = "relu", side: int | None = 32, factor: float = 1.0) -> str:
     """The layers of ``tiny_backbone``, its weights times ``factor``; the side None leaves the size open."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     pictures = keras.Input((side, side, 3))
@@ -1160,7 +1160,7 @@ def test_a_finished_extraction_can_be_used_from_a_read_only_disk(
 
 MEMORY = """
 import resource
-from featx.images import content_id
+from featx._internal.hashing import content_id
 root, cache, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
 Fake.size, Fake.feature_shape = 64, (32, 32, 64)  # 256 KiB a picture as float32
 Fake.__call__ = lambda self, images: np.repeat(images[:, ::2, ::2, :1].astype(np.float32), 64, axis=3)
@@ -1269,7 +1269,7 @@ def test_weights_that_change_meanwhile_never_get_into_the_cache(
     """A training job writes its file anew while the pictures are hashed."""
     root, file = make_dataset(each=2), tmp_path / "mine.keras"
     shutil.copy(tiny_backbone, file)
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     other = load_keras().saving.load_model(tiny_backbone)
     other.set_weights([value + 1 for value in other.get_weights()])
@@ -1415,7 +1415,7 @@ def test_orientations_of_one_scene_are_one_scene(shared: Path, run: Run, tmp_pat
 
 def test_real_features_agree_with_an_independent_computation(shared: Path, real_weights: Path, tmp_path: Path) -> None:
     """MobileNetV2 by Keras alone: Pillow's bilinear stretch, ``load_weights`` and Keras's own preprocessing."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     for kind in ("daisy", "roses"):

@@ -16,7 +16,7 @@ import pytest
 from conftest import disk_of, picture
 
 import featx
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import PIXELS, SCRATCH, Division, build_tail, divide
 from featx.backbones.scratch import build_scratch
 from featx.classifier import Classifier

@@ -27,19 +27,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from featx import images
+from featx._internal.hashing import content_id
 from featx.errors import DatasetError, FeatxError, FileReadError, PictureError
-from featx.images import (
-    MAX_PIXELS,
-    RESIZES,
-    Picture,
-    content_id,
-    decode,
-    list_dataset,
-    list_files,
-    quiet_pillow,
-    read_file,
-    resize,
-)
+from featx.images import MAX_PIXELS, RESIZES, Picture, decode, list_dataset, list_files, quiet_pillow, read_file, resize
 
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 

@@ -486,7 +486,7 @@ def test_suspects_leave_the_list_only_when_asked_and_never_test(tmp_path: Path) 
         picture(0, number).save(root / p.path)
     file = feature_file(
         tmp_path / "f.h5", X, pictures, str(root),
-        ids=[featx.images.content_id((root / p.path).read_bytes()) for p in pictures],
+        ids=[featx._internal.hashing.content_id((root / p.path).read_bytes()) for p in pictures],
     )  # fmt: skip
     found = featx.inspect(file, similarity=0.9999)
     assert {s.path for s in found.suspects} == {"1/001.png", "0/002.png"}

@@ -9,7 +9,7 @@ import pytest
 from conftest import picture
 
 from featx import maps as maps_
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import build_trunk
 from featx.errors import TrainingError
 from featx.heads import Head, Scores, make_head

@@ -11,7 +11,7 @@ import pytest
 from joblib import Parallel, delayed
 from sklearn.base import clone
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import TrainingError
 from featx.heads import BNMLPHead, MLPHead, _network, _rows, make_head
 from featx.heads._network import Architecture

@@ -25,7 +25,7 @@ from conftest import picture
 from typer.testing import CliRunner
 
 import featx
-from featx._processes import share_of_cores, threads_in_environment
+from featx._internal.parallel import share_of_cores, threads_in_environment
 from featx.cache import Features
 from featx.cli import app
 from featx.errors import SweepError, TrainingError
@@ -61,7 +61,7 @@ def file(data: Path, tiny_backbone: str) -> Path:
 @pytest.fixture(autouse=True)
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder to work in, and training without compiling, which takes longer than a few steps."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     monkeypatch.delenv("FEATX_CACHE", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -27,8 +27,9 @@ from typer.testing import CliRunner
 
 import featx
 from featx import Views, computing, extraction, pipeline
+from featx._internal.hashing import digest
 from featx.backbones import Trunk
-from featx.cache import CacheFolder, Features, digest, load_features, write_features
+from featx.cache import CacheFolder, Features, load_features, write_features
 from featx.cli import app
 from featx.errors import ExtractionError, PictureError
 from featx.extraction import Extraction, explain

@@ -24,7 +24,7 @@ import numpy as np
 
 import featx
 from benchmarks.suite.grid import FEATURES, FINE_TUNED, PIXELS, Cell
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import FeatxError, one_line
 
 SHARES = (95, 99)  # percent of the best accuracy, to which seconds are measured

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
 from featx.errors import DatasetError
 from featx.images import Picture, list_dataset
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import featx
 from benchmarks.suite.report import student_interval
-from featx._files import write_whole
+from featx._internal.files import write_whole
 
 REAL = {"mobilenetv2": "mobilenet_v2_1.0_224_imagenet_notop.weights.h5"}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones.layers import output_of
 
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._files import sync
-from featx._keras import backend_asked, held_back
+from featx._internal.files import sync
+from featx._internal.keras import backend_asked, held_back
 from featx.backbones.devices import gpus
 from featx.backbones.trunk import Trunk
 from featx.errors import BackboneError, one_line

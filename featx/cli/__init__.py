@@ -12,7 +12,7 @@ import featx.cli.inspection  # noqa: F401
 import featx.cli.report  # noqa: F401
 import featx.cli.selection  # noqa: F401
 import featx.cli.serving  # noqa: F401
-from featx import __version__
+from featx._internal.version import featx_version
 from featx.cli.cache import app as cache_app
 from featx.cli.commands import app
 from featx.cli.terminal import print_out
@@ -22,7 +22,7 @@ app.add_typer(cache_app, name="cache")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"featx {__version__}")
+        typer.echo(f"featx {featx_version()}")
         raise typer.Exit
 
 

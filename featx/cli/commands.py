@@ -384,7 +384,7 @@ def _write_csv(path: Path, predictions: list[Any]) -> None:
     import csv
     import io
 
-    from featx._files import write_whole
+    from featx._internal.files import write_whole
 
     file = io.StringIO(newline="")
     writer = csv.writer(file)

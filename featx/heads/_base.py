@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,11 +10,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featx._internal.progress import Progress
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INPUTS = ("flat", "avg", "max")
-Progress = Callable[[str, int, int], None]
 
 
 class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

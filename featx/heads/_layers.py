@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import TrainingError
 from featx.heads._base import Head
 from featx.heads._network import Architecture

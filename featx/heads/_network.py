@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
-from featx.heads._base import Progress
+from featx._internal.progress import Progress
 from featx.heads._network import PREDICT_ROWS, Trainer
 from featx.heads._rows import Buffer, Reader
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
+from featx._internal.progress import Progress
 from featx.errors import TrainingError
-from featx.heads._base import Head, Progress, is_lazy, is_map
+from featx.heads._base import Head, is_lazy, is_map
 from featx.heads._network import PREDICT_ROWS, Architecture, Settings, borrowed_trainer
 from featx.heads._rows import Groups, Reader, pooled_shape, shuffled
 from featx.heads._training import Batches, Course, OnEpoch, Validation, train

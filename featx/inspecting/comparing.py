@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.census import Progress
 from featx.images import Picture
 from featx.inspecting.contents import Contents, in_order, rank
 from featx.inspecting.likeness import OUTLYING, averaged, groups_of, modified_z, nearest, pairs_of

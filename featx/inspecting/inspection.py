@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from featx._internal.progress import Progress, silent
 from featx.cache import CacheFolder, Features, load_features
-from featx.census import Progress
 from featx.errors import CacheError, DatasetError
 from featx.images import Listing, Picture, list_dataset, printable
 from featx.inspecting.comparing import compare
@@ -62,7 +62,7 @@ def inspect(
         raise DatasetError(f"the similarity must be above 0 and at most 1, got {similarity:g}")
     if neighbors < 1:
         raise DatasetError(f"neighbors must be at least 1, got {neighbors}")
-    progress = progress or _silent
+    progress = progress or silent
     features = _given(source)
     listing = list_dataset(source) if features is None else _listed_in(features)  # type: ignore[arg-type]
     seen = look_at(listing, progress, forgiving=features is not None)
@@ -174,7 +174,3 @@ def _shown(listing: Listing, seen: Seen, pictures: list[Picture]) -> dict[str, A
         "mean_image_of_all": seen.mean_image(None),
         "pictures": [p for p in pictures if p.path in seen.ids],
     }
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress shown."""

@@ -7,7 +7,7 @@ import io
 import os
 from pathlib import Path
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
 from featx.errors import DatasetError
 from featx.images import Picture
 from featx.inspecting.result import Inspection

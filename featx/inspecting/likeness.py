@@ -12,8 +12,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.census import Progress
 from featx.heads import as_rows
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featx.census import Progress
+from featx._internal.hashing import content_id
+from featx._internal.parallel import in_threads
+from featx._internal.progress import Progress
 from featx.errors import PictureError
-from featx.images import Listing, content_id, decode, measure, quiet_pillow, read_file, resize
+from featx.images import Listing, decode, measure, quiet_pillow, read_file, resize
 from featx.inspecting.result import Bin, Size, Sizes, to_png
-from featx.pipeline import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featx.census import Progress
+from featx._internal.progress import Progress
 from featx.heads import LogisticHead
 from featx.splits import fold_numbers
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
+from featx._internal.progress import Progress
 from featx.classifier import Classifier
 from featx.errors import ModelError
-from featx.extraction import Progress
 from featx.reporting.findings import Findings as Findings
 from featx.reporting.findings import find as find
 from featx.reporting.inspection import write_page as write_page

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.classifier import Classifier, Measured
 from featx.evaluation import Evaluation, wilson_interval
-from featx.extraction import Progress
 from featx.reporting.embedding import Plot, plots_of
 from featx.reporting.learning import Learning, learning_of
 from featx.reporting.provenance import Provenance, provenance_of

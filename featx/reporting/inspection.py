@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
+from featx._internal.parallel import in_threads
 from featx.errors import DatasetError, PictureError
 from featx.images import Picture, decode, quiet_pillow, read_file
 from featx.inspecting import Inspection
-from featx.pipeline import in_threads
 from featx.reporting.page import environment
 from featx.reporting.pictures import DRAFT_SIDES, LARGE, Thumb, uri
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.classifier import TAIL, Classifier, head_name
 from featx.errors import TrainingError
-from featx.extraction import Progress
 from featx.selection import Shots, few_shot
 
 SHOTS = (1, 2, 5, 10, 20, 50, None)

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.classifier import Classifier
-from featx.extraction import Progress
 from featx.reporting import drawing
 from featx.reporting.card import NO_BREAK, card_of, headline, percent
 from featx.reporting.findings import PAIRS_SHOWN, Findings, Pair

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featx import __version__
+from featx._internal.version import featx_version
 from featx.cache import Features, load_features
 from featx.classifier import TAIL, Classifier, head_name
 from featx.errors import CacheError
@@ -96,7 +96,7 @@ def _tables(classifier: Classifier, features: Features) -> list[tuple[str, list[
     report = {k: v for k, v in classifier.report.items() if k not in ("history", "params") and v is not None}
     params = {k: v for k, v in classifier.head.get_params(deep=False).items() if v is not None}
     made = {"features made by": f"featx {features.featx_version}", "decoder": features.decoded_by}
-    made |= {"this page made by": f"featx {__version__}", "on": date.today().isoformat(), **_versions()}
+    made |= {"this page made by": f"featx {featx_version()}", "on": date.today().isoformat(), **_versions()}
     return [
         ("Spec: what decides the features", _shown(classifier.spec)),
         ("Recipe: how to make them", _shown({k: v for k, v in asdict(classifier.recipe).items() if v is not None})),

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from featx import __version__
+from featx._internal.version import featx_version
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
 from featx.explanation import smaller
@@ -96,7 +96,7 @@ def make_app(
         with quiet_pillow(classifier.recipe.max_pixels), worker:
             yield
 
-    app = FastAPI(title="featx", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="featx", version=featx_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, hosts=hosts)
     for kind in (HTTPException, RequestValidationError, PictureError, TrainingError):
         app.add_exception_handler(kind, _refused)
@@ -141,7 +141,7 @@ def _add_description(app: FastAPI, worker: Worker, max_bytes: int) -> None:
         train_rows=report.get("train_rows", 0),
         no_maps=worker.no_maps,
         max_bytes=max_bytes,
-        featx_version=__version__,
+        featx_version=featx_version(),
     )
 
     @app.get("/about")

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
 from featx.errors import SweepError
 from featx.sweeping.space import SPACE, Logarithmic, PowersOfTwo, Scale, Steps
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
 from featx.classifier import Classifier
 
 MEASURES = ("number", "state", "mean_accuracy", "std_accuracy", "log_loss", "seconds", "epochs")

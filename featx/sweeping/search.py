@@ -13,11 +13,12 @@ from typing import Any
 
 import optuna
 
-from featx.cache import Features, digest, load_features
+from featx._internal.hashing import digest
+from featx._internal.progress import Progress
+from featx.cache import Features, load_features
 from featx.classifier import fit
 from featx.errors import TrainingError
 from featx.heads import make_head
-from featx.heads._base import Progress
 from featx.sweeping import study as studies
 from featx.sweeping.result import Sweep, Trial
 from featx.sweeping.rows import Rows, inputs_of, read_rows

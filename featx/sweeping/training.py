@@ -23,7 +23,7 @@ import optuna
 from joblib.externals.loky import ProcessPoolExecutor
 from optuna.trial import TrialState
 
-from featx._processes import end_with, share_of_cores, threads_in_environment
+from featx._internal.parallel import end_with, share_of_cores, threads_in_environment
 from featx.errors import SweepError, TrainingError, one_line
 from featx.heads import Head, make_head
 from featx.sweeping.rows import Rows

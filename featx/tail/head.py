@@ -10,13 +10,14 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
+from featx._internal.progress import Progress, silent
 from featx.backbones import SCRATCH, Division, build_tail, subtract_mean_image, subtracts_mean_image
 from featx.errors import ModelError, TrainingError, one_line
 from featx.heads import Groups, Head, Scores, as_rows, head_layers, layer_weights, make_head
 from featx.tail.batches import in_batches
 from featx.tail.checkpoints import Checkpoints
-from featx.tail.course import Course, OnEpoch, Progress
+from featx.tail.course import Course, OnEpoch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,7 +161,7 @@ class TailHead(Head):
         course.begin(state, measured=start is not None)
         with _listening(callback, self._model, on_epoch) as tell:
             patience = self.patience if self.keep == "best" else self.epochs
-            self.stopped_ = course.run(self.epochs, patience, progress or _silent, tell)
+            self.stopped_ = course.run(self.epochs, patience, progress or silent, tell)
         course.finish()
         reached = course.state
         self.history_, self.best_epoch_, self.start_ = reached.history, reached.best_epoch, reached.start
@@ -347,7 +348,3 @@ def _listening(callback: Any, model: Any, on_epoch: OnEpoch | None) -> Iterator[
 
 def _has_gpu() -> bool:
     return any("gpu" in device.lower() for device in load_keras().distribution.list_devices())
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress shown."""
