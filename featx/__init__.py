@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from featx.explanation import Explanation as Explanation
     from featx.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
+    from featx.extraction import Recipe as Recipe
     from featx.extraction import extract as extract
+    from featx.extraction.transformer import FeatureExtractor as FeatureExtractor
     from featx.finetuning import finetune as finetune
     from featx.heads import BNMLPHead as BNMLPHead
     from featx.heads import KNNHead as KNNHead
@@ -35,12 +37,10 @@ if TYPE_CHECKING:
     from featx.images import list_dataset as list_dataset
     from featx.inspecting import Inspection as Inspection
     from featx.inspecting import inspect as inspect
-    from featx.recipe import Recipe as Recipe
     from featx.reporting import report as report
     from featx.selection import cross_validate as cross_validate
     from featx.selection import few_shot as few_shot
     from featx.sweeping import sweep as sweep
-    from featx.transformer import FeatureExtractor as FeatureExtractor
 
 _PLACES = {
     "BACKBONES": "backbones",
@@ -48,14 +48,14 @@ _PLACES = {
     "Classifier": "classifier",
     "Explanation": "explanation",
     "Extraction": "extraction",
-    "FeatureExtractor": "transformer",
+    "FeatureExtractor": "extraction.transformer",
     "Features": "cache",
     "FeatxError": "errors",
     "Inspection": "inspecting",
     "KNNHead": "heads",
     "LogisticHead": "heads",
     "MLPHead": "heads",
-    "Recipe": "recipe",
+    "Recipe": "extraction",
     "RidgeHead": "heads",
     "SVMHead": "heads",
     "Views": "augmentation",

@@ -22,12 +22,10 @@ from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.errors import CacheError, PictureError, TrainingError
 from featx.evaluation import Evaluation, fit_temperature, measure, with_temperature
-from featx.extraction import extract
+from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
 from featx.heads import HEADS, Head, make_head
 from featx.images import list_files, quiet_pillow
 from featx.model_folder import damage_named, read_folder, write_folder
-from featx.pipeline import as_stored, load_file, run_trunk
-from featx.recipe import Recipe
 from featx.tail import TailHead
 from featx.training import accuracy, groups_of, inputs, probabilities, split_of, training_split
 

@@ -16,10 +16,9 @@ from featx.backbones import divide
 from featx.cache import load_features
 from featx.classifier import Classifier, fit
 from featx.errors import TrainingError
-from featx.extraction import extract
+from featx.extraction import Recipe, extract
 from featx.finetuning import finetune
 from featx.heads import HEADS
-from featx.recipe import Recipe
 from featx.tail import TailHead
 from featx.training import training_split
 

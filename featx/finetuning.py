@@ -18,11 +18,9 @@ from featx.backbones import PIXELS, SCRATCH, Division, divide
 from featx.cache import Features, load_features
 from featx.classifier import Classifier, assembled, fit
 from featx.errors import TrainingError
-from featx.extraction import extract
+from featx.extraction import Recipe, extract, load_file
 from featx.heads import Head, make_head
 from featx.images import quiet_pillow
-from featx.pipeline import load_file
-from featx.recipe import Recipe
 from featx.splits import Split
 from featx.tail import Checkpoints, OnEpoch, TailHead
 from featx.training import accuracy, groups_of, probabilities, training_split

@@ -99,15 +99,15 @@ def test_features_are_the_trunks(make_dataset: Callable[..., Path], extract: Cal
 
 DRIVER = """
 import sys, time
-import featx.extraction, featx.backbones
-featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0
+import featx.extraction.run, featx.backbones
+featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0
 real = featx.backbones.Trunk.__call__
 def slow(self, images):
     time.sleep(0.05)
     return real(self, images)
 featx.backbones.Trunk.__call__ = slow
 print("go", flush=True)
-featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess="rescale", batch_size=1)
+featx.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess="rescale", batch_size=1)
 """
 
 

@@ -21,8 +21,8 @@ from featx._internal.hashing import content_id
 from featx._internal.parallel import cores, in_threads
 from featx.backbones import Trunk
 from featx.errors import FileReadError, PictureError
+from featx.extraction.recipe import Recipe
 from featx.images import decode, read_file, resize
-from featx.recipe import Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from featx.backbones import gpus
-from featx.computing import Outcome, Share, compute_as_worker
 from featx.errors import ExtractionError, FeatxError, one_line
+from featx.extraction.share import Outcome, Share, compute_as_worker
 
 SHARES_A_WORKER = 8  # so that the last one waits for no other for long
 SECONDS_TO_CONNECT = 10

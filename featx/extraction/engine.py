@@ -11,7 +11,7 @@ import numpy as np
 
 from featx.backbones import PIXELS, Trunk, accelerated, fastest_engine, with_openvino
 from featx.errors import BackboneError, ExtractionError
-from featx.recipe import Recipe
+from featx.extraction.recipe import Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

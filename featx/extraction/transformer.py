@@ -12,10 +12,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from featx._internal.hashing import content_id
 from featx.errors import ExtractionError, PictureError
+from featx.extraction.pipeline import as_stored, load_file, run_trunk
+from featx.extraction.recipe import Recipe
 from featx.images import MAX_PIXELS, quiet_pillow, read_file
 from featx.images import resize as fit_to_size
-from featx.pipeline import as_stored, load_file, run_trunk
-from featx.recipe import Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -33,12 +33,12 @@ from featx.cache import (
     spec_difference,
     write_features,
 )
-from featx.census import Census
-from featx.computing import Outcome, Share, TrunkChangedError, Wanted, compute, refuse
 from featx.errors import CacheError, ExtractionError, FileReadError, PictureError
+from featx.extraction.census import Census
+from featx.extraction.recipe import Recipe
+from featx.extraction.share import Outcome, Share, TrunkChangedError, Wanted, compute, refuse
+from featx.extraction.workers import Workers, WorkersLostError, spread
 from featx.images import Listing, Picture, list_dataset, printable
-from featx.recipe import Recipe
-from featx.spreading import Workers, WorkersLostError, spread
 
 logger = logging.getLogger(__name__)
 

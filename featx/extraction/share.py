@@ -19,11 +19,11 @@ from featx._internal.parallel import end_with, share_of_cores, threads_in_enviro
 from featx.augmentation import Views
 from featx.backbones import Trunk
 from featx.cache import BlockWriter, Spec, StatRow, made_by, row_key
-from featx.engines import trunk_for
 from featx.errors import DatasetError, ExtractionError, FeatxError, PictureError
+from featx.extraction.engine import trunk_for
+from featx.extraction.pipeline import Stopwatch, as_stored, load_file, run_trunk_on_views
+from featx.extraction.recipe import Recipe
 from featx.images import quiet_pillow
-from featx.pipeline import Stopwatch, as_stored, load_file, run_trunk_on_views
-from featx.recipe import Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
