@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from featx.cache import load_features as load_features
     from featx.classifier import Classifier as Classifier
     from featx.classifier import fit as fit
-    from featx.comparison import compare as compare
     from featx.errors import FeatxError as FeatxError
     from featx.explanation import Explanation as Explanation
-    from featx.explanation import explain as explain
+    from featx.explanation.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
     from featx.extraction import Recipe as Recipe
     from featx.extraction import extract as extract
     from featx.extraction.transformer import FeatureExtractor as FeatureExtractor
-    from featx.finetuning import finetune as finetune
+    from featx.finetuning.comparison import compare as compare
+    from featx.finetuning.finetune import finetune as finetune
     from featx.heads import BNMLPHead as BNMLPHead
     from featx.heads import KNNHead as KNNHead
     from featx.heads import LogisticHead as LogisticHead
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from featx.heads import SVMHead as SVMHead
     from featx.heads import make_head as make_head
     from featx.images import list_dataset as list_dataset
-    from featx.inspecting import Inspection as Inspection
-    from featx.inspecting import inspect as inspect
+    from featx.inspection import Inspection as Inspection
+    from featx.inspection import inspect as inspect
     from featx.reporting import report as report
-    from featx.selection import cross_validate as cross_validate
-    from featx.selection import few_shot as few_shot
-    from featx.sweeping import sweep as sweep
+    from featx.selection.cross_validation import cross_validate as cross_validate
+    from featx.selection.few_shot import few_shot as few_shot
+    from featx.selection.sweep import sweep as sweep
 
 _PLACES = {
     "BACKBONES": "backbones",
@@ -51,7 +51,7 @@ _PLACES = {
     "FeatureExtractor": "extraction.transformer",
     "Features": "cache",
     "FeatxError": "errors",
-    "Inspection": "inspecting",
+    "Inspection": "inspection",
     "KNNHead": "heads",
     "LogisticHead": "heads",
     "MLPHead": "heads",
@@ -60,20 +60,20 @@ _PLACES = {
     "SVMHead": "heads",
     "Views": "augmentation",
     "build_trunk": "backbones",
-    "compare": "comparison",
-    "cross_validate": "selection",
-    "explain": "explanation",
+    "compare": "finetuning.comparison",
+    "cross_validate": "selection.cross_validation",
+    "explain": "explanation.explanation",
     "extract": "extraction",
-    "few_shot": "selection",
-    "finetune": "finetuning",
+    "few_shot": "selection.few_shot",
+    "finetune": "finetuning.finetune",
     "fit": "classifier",
-    "inspect": "inspecting",
+    "inspect": "inspection",
     "list_dataset": "images",
     "list_layers": "backbones",
     "load_features": "cache",
     "make_head": "heads",
     "report": "reporting",
-    "sweep": "sweeping",
+    "sweep": "selection.sweep",
 }
 __all__ = [*_PLACES, "__version__"]
 

@@ -28,10 +28,10 @@ import featx
 from featx._internal.hashing import content_id
 from featx.backbones import Trunk
 from featx.classifier import Classifier
+from featx.classifier.evaluation import wilson_interval
+from featx.classifier.folder import digest
 from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
-from featx.evaluation import wilson_interval
 from featx.heads import BNMLPHead, LogisticHead
-from featx.model_folder import digest
 
 CLASSES = ["lying", "slanted", "standing"]  # as class_names are sorted
 PARAMS: dict[str, dict[str, Any]] = {"logreg": {}, "bn-mlp": {"epochs": 3, "hidden": 16}}

@@ -15,10 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import featx
-from featx import Classifier, explanation
+from featx import Classifier
 from featx.cli import app
 from featx.errors import ModelError, SpecMismatchError, TrainingError
-from featx.explanation import Explanation, explain
+from featx.explanation import Explanation, explanation
+from featx.explanation.explanation import explain
 
 Make = Callable[..., Path]
 

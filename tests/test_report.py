@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 import featx
 from featx.classifier import Measured
+from featx.classifier.evaluation import measure
 from featx.cli import app
 from featx.errors import ModelError, TrainingError
-from featx.evaluation import measure
 from featx.reporting import Findings, drawing, find
 from featx.reporting.card import NO_BREAK, card_of, headline
 from featx.reporting.commands import Step
@@ -32,7 +32,7 @@ from featx.reporting.learning import Learning, history_of, learning_of
 from featx.reporting.page import page_of, wanted_of
 from featx.reporting.pictures import LARGE, SMALL, Thumb, thumbs_of
 from featx.reporting.provenance import Provenance
-from featx.selection import Shots
+from featx.selection.few_shot import Shots
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 IMAGE = "data:image/webp;base64,UklGRg=="

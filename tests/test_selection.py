@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from featx.cache import Features, load_features, write_features
-from featx.classifier import Classifier, fit
+from featx.classifier import Classifier, fit, fit_temperature
+from featx.classifier.evaluation import calibration_error, with_temperature
 from featx.errors import TrainingError
-from featx.evaluation import calibration_error, fit_temperature, with_temperature
 from featx.heads import BNMLPHead, make_head
-from featx.selection import C_VALUES, Trial, _chosen, cross_validate, few_shot, parse_C
-from featx.splits import fold_numbers
-from featx.training import groups_of, inputs
+from featx.rows import fold_numbers, groups_of, inputs
+from featx.selection.cross_validation import C_VALUES, Trial, _chosen, cross_validate, parse_C
+from featx.selection.few_shot import few_shot
 
 C = [1e-4, 1e-2, 1.0]
 
@@ -336,8 +336,8 @@ def test_what_does_not_fit_into_memory_is_read_from_the_file(
     features = _file(tmp_path / "f.h5", n=90, views=2)
     quick = {"epochs": 8, "hidden": 16, "batch_size": 16} if name == "bn-mlp" else {}
     inside = fit(features, name, input=input, **quick)
-    monkeypatch.setattr("featx.training.MEMORY_BYTES", 0)
-    monkeypatch.setattr("featx.selection.rows_per_block", lambda *_: 7)
+    monkeypatch.setattr("featx.rows.MEMORY_BYTES", 0)
+    monkeypatch.setattr("featx.selection.cross_validation.rows_per_block", lambda *_: 7)
     outside = fit(features, name, input=input, **quick)
     difference = np.abs(outside.predict_proba(features) - inside.predict_proba(features)).max()
     assert difference < (0.2 if name == "bn-mlp" else 1e-3)

@@ -30,10 +30,10 @@ from featx.cache import Features
 from featx.cli import app
 from featx.errors import SweepError, TrainingError
 from featx.heads import HEADS, BNMLPHead, MLPHead
-from featx.sweeping import PRUNERS, Sweep, Trial, search_space, training
-from featx.sweeping import space as spaces
-from featx.sweeping import study as studies
-from featx.sweeping.rows import Rows, inputs_of, read_rows
+from featx.rows import Rows, inputs_of, read_rows
+from featx.selection.sweep import PRUNERS, Sweep, Trial, search_space, training
+from featx.selection.sweep import space as spaces
+from featx.selection.sweep import study as studies
 
 ROOT = Path(featx.__file__).parents[1]
 EVERYTHING = [*spaces.SPACE, "epochs", "patience", "random_state"]
@@ -253,7 +253,7 @@ def test_features_are_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def fit(features: Features, head: str, **_options: Any) -> Any:
         return None  # reads them again, which is another matter
 
-    monkeypatch.setattr("featx.sweeping.search.fit", fit)
+    monkeypatch.setattr("featx.selection.sweep.search.fit", fit)
     for trials in (1, 6):
         read.clear()
         inputs = {trial.params["input"] for trial in sweep(file, trials=trials, epochs=1).trials}
@@ -272,7 +272,7 @@ def test_rows_are_pooled_as_fit_pools_them(file: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(rows.of("max", train)[0], X.max(axis=(1, 2)))
     again = rows.of("flat", rows.parts[1][0])[0]
     assert len(again) == 18 and not np.array_equal(again, X)
-    monkeypatch.setattr("featx.sweeping.rows.FLAT_BYTES", 100)
+    monkeypatch.setattr("featx.rows.FLAT_BYTES", 100)
     assert inputs_of(features, {}) == ["avg", "max"] and inputs_of(features, {"input": "flat"}) == ["flat"]
 
 

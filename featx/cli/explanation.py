@@ -33,7 +33,7 @@ def explain(
     Pictures whose features are cached cost no run of the network.
     """
     from featx.classifier import Classifier
-    from featx.explanation import explain
+    from featx.explanation.explanation import explain
 
     classifier = Classifier.load(model, weights)
     maps, bad = explain(classifier, paths, method=method, class_name=class_name, out=out, progress=progress)

@@ -100,8 +100,8 @@ def finetune(
     given |= {"label_smoothing": label_smoothing, "keep": keep}
     of_head = {"input": input, "C": C, "hidden": hidden, "layers": layers, "dropout": dropout}
     of_head |= {"epochs": head_epochs or None}
-    from featx.finetuning import finetune
-    from featx.model_folder import refuse_foreign
+    from featx.classifier import refuse_foreign
+    from featx.finetuning.finetune import finetune
 
     folder = out or Path("models") / _name(dataset, from_scratch or (init and init.name) or settings["backbone"])
     refuse_foreign(folder)  # now, and not after hours
@@ -174,8 +174,8 @@ def compare(
 
     Test rows are not looked at. Ends with a recommendation in a sentence.
     """
-    from featx.comparison import compare
     from featx.errors import TrainingError
+    from featx.finetuning.comparison import compare
 
     if settings.pop("views").n > 1:
         raise TrainingError("compare takes no views; `featx finetune --views 5 --flip` does")

@@ -40,7 +40,7 @@ def inspect(
 
     The last four need features: those of `featx extract`, the newest of the data set or the file named.
     """
-    import featx.inspecting as inspecting
+    import featx.inspection as inspecting
 
     if write_list:
         inspecting.require_place(write_list, inspecting.root_of(source))

@@ -43,7 +43,8 @@ def cv(
     Test rows are not looked at. With --shots: how accuracy grows with the number of training pictures.
     """
     from featx.cache import CacheFolder
-    from featx.selection import cross_validate, few_shot, parse_C, parse_shots
+    from featx.selection.cross_validation import cross_validate, parse_C
+    from featx.selection.few_shot import few_shot, parse_shots
 
     if features is None:
         features = CacheFolder(cache_dir).newest()
@@ -140,7 +141,7 @@ def sweep(
     chosen: they flatter it. `featx evaluate` measures it on the test rows.
     """
     from featx.cache import CacheFolder
-    from featx.sweeping import sweep
+    from featx.selection.sweep import sweep
 
     if features is None:
         features = CacheFolder(cache_dir).newest()
@@ -175,9 +176,9 @@ def sweep(
 
 def _require_places(folder: Path, csv: Path | None, plot: Path | None) -> None:
     """Find out before hours go by whether what a sweep finds can be written."""
+    from featx.classifier import refuse_foreign
     from featx.errors import SweepError
-    from featx.model_folder import refuse_foreign
-    from featx.sweeping.plot import load_matplotlib
+    from featx.selection.sweep.plot import load_matplotlib
 
     refuse_foreign(folder)
     for option, path in (("--csv", csv), ("--plot", plot)):

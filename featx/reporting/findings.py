@@ -10,8 +10,8 @@ import numpy as np
 
 from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.classifier import Classifier, Measured
-from featx.evaluation import Evaluation, wilson_interval
+from featx.classifier import Classifier, Evaluation, Measured
+from featx.classifier.evaluation import wilson_interval
 from featx.reporting.embedding import Plot, plots_of
 from featx.reporting.learning import Learning, learning_of
 from featx.reporting.provenance import Provenance, provenance_of
@@ -19,7 +19,7 @@ from featx.reporting.provenance import Provenance, provenance_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BINS = 15  # as `featx.evaluation.calibration_error` has them
+BINS = 15  # as `featx.classifier.evaluation.calibration_error` has them
 PAIRS_SHOWN = 12
 EXAMPLES = 4  # best and worst pictures of a class
 

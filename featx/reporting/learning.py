@@ -13,7 +13,7 @@ from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.classifier import TAIL, Classifier, head_name
 from featx.errors import TrainingError
-from featx.selection import Shots, few_shot
+from featx.selection.few_shot import Shots, few_shot
 
 SHOTS = (1, 2, 5, 10, 20, 50, None)
 REPEATS = 3

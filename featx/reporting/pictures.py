@@ -17,8 +17,8 @@ from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
+from featx.explanation import activation_maps, overlay
 from featx.images import decode, quiet_pillow, read_file
-from featx.maps import activation_maps, overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,9 +22,8 @@ from starlette.exceptions import HTTPException
 from featx._internal.version import featx_version
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
-from featx.explanation import smaller
+from featx.explanation import overlay, smaller
 from featx.images import decode, quiet_pillow
-from featx.maps import overlay
 from featx.serving.guard import LOOPBACK, Guard
 from featx.serving.uploads import Door, Place, uploaded
 from featx.serving.worker import MapOf, Worker

@@ -13,11 +13,11 @@ from featx._internal.progress import Progress, silent
 from featx.cache import CacheFolder, Features, load_features
 from featx.errors import CacheError, DatasetError
 from featx.images import Listing, Picture, list_dataset, printable
-from featx.inspecting.comparing import compare
-from featx.inspecting.contents import Contents, in_order, on_one_side
-from featx.inspecting.likeness import NEIGHBORS, SIMILARITY
-from featx.inspecting.pictures import Seen, look_at, sizes_of
-from featx.inspecting.result import Inspection, Unreadable
+from featx.inspection.comparing import compare
+from featx.inspection.contents import Contents, in_order, on_one_side
+from featx.inspection.likeness import NEIGHBORS, SIMILARITY
+from featx.inspection.pictures import Seen, look_at, sizes_of
+from featx.inspection.result import Inspection, Unreadable
 
 
 def inspect(

@@ -10,7 +10,7 @@ from pathlib import Path
 from featx._internal.files import write_whole
 from featx.errors import DatasetError
 from featx.images import Picture
-from featx.inspecting.result import Inspection
+from featx.inspection.result import Inspection
 
 
 def require_place(file: str | Path, root: str | Path) -> None:

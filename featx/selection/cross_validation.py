@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import t as student
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features, rows_per_block
-from featx.classifier import Classifier, assembled, head_name
+from featx.classifier import Classifier, assembled, fit_temperature, head_name
 from featx.errors import TrainingError
-from featx.evaluation import fit_temperature
 from featx.heads import Head, LinearHead, check_C, group_weights, make_head, solve_paths
-from featx.splits import fold_numbers
-from featx.training import accuracy, groups_of, inputs, probabilities, training_split
+from featx.rows import accuracy, fold_numbers, groups_of, inputs, probabilities, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,17 +38,6 @@ class Trial:
     mean_accuracy: float
     std_accuracy: float
     mean_log_loss: float
-
-
-@dataclass(frozen=True)
-class Shots:
-    """Accuracy after training on so many pictures a class (None: all), with its 95 % interval over the draws."""
-
-    shots: int | None
-    rows: float
-    mean_accuracy: float
-    ci95: tuple[float, float]
-    accuracies: list[float]
 
 
 @dataclass(frozen=True)
@@ -142,55 +128,6 @@ def cross_validate(
     return CrossValidation(trials[at], trials, classifier, folds, seconds)
 
 
-def few_shot(
-    features: Features | str | Path,
-    head: str | Head = "logreg",
-    *,
-    shots: Sequence[int | None] = (1, 2, 5, 10, 20, None),
-    repeats: int = 10,
-    validation: float = 0.2,
-    random_state: int = 0,
-    progress: Progress | None = None,
-    **params: Any,
-) -> list[Shots]:
-    """Accuracy against the number of training pictures a class: would more pictures help?
-
-    Each repeat draws validation rows anew, unless the data set has its own, and nested sets of training pictures: the
-    first of a class, the first two, and so on.
-
-    Args:
-        features: a feature file or its path.
-        head: a name or an unfitted head; its settings are the same for all numbers.
-        shots: pictures a class, None for all.
-        repeats: draws; the interval is Student's over them.
-        validation: share of each class that is held out, if the data set does not say.
-        random_state: seed of the draws and of the head.
-        progress: called with what is going on, how much is done, and of how much.
-        **params: of a head given by name.
-    """
-    features = features if isinstance(features, Features) else load_features(features)
-    model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
-    if repeats < 2 or any(number is not None and number < 1 for number in shots):
-        raise TrainingError(f"shots must be at least 1 and repeats at least 2, got {list(shots)} and {repeats}")
-    found: dict[int | None, list[tuple[int, float]]] = {number: [] for number in shots}
-    for repeat in range(repeats):
-        split = training_split(features, validation, random_state + repeat)
-        if not len(split.validation):
-            raise TrainingError("few-shot curves need validation rows; expected a share above 0")
-        place = _places_in_class(features, split.train, np.random.default_rng([random_state, repeat]))
-        for number in shots:
-            rows = split.train if number is None else split.train[place < number]
-            try:
-                fitted = _trained(clone(model), features, rows)
-            except ValueError as error:
-                raise TrainingError(str(error)) from error
-            right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
-            found[number].append((int((features.views[rows] == 0).sum()), right))
-            if progress:
-                progress("few-shot curve", sum(map(len, found.values())), repeats * len(found))
-    return [_interval(number, draws) for number, draws in found.items()]
-
-
 def parse_C(text: str) -> list[float]:
     """``0.1``, or ``lo:hi:n`` for ``n`` values from ``lo`` to ``hi``, evenly spaced in their logarithm.
 
@@ -211,18 +148,6 @@ def parse_C(text: str) -> list[float]:
         why = f" {error}" if str(error).startswith("C must") else ""
         raise TrainingError(f"--C takes a number, or lo:hi:n such as 1e-5:10:9, got {text!r}.{why}") from None
     return values
-
-
-def parse_shots(text: str) -> list[int | None]:
-    """``1,2,5,all``: numbers of pictures a class, None for all.
-
-    Raises:
-        TrainingError: anything else.
-    """
-    try:
-        return [None if part.strip() == "all" else int(part) for part in text.split(",")]
-    except ValueError:
-        raise TrainingError(f"--shots takes numbers and `all`, such as 1,2,5,10,20,all, got {text!r}") from None
 
 
 def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
@@ -337,23 +262,3 @@ def _chosen(trials: list[Trial], rule: str, folds: int) -> int:
         return best
     floor = trials[best].mean_accuracy - trials[best].std_accuracy / math.sqrt(folds)
     return next(i for i in order if trials[i].mean_accuracy >= floor)
-
-
-def _places_in_class(features: Features, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """A random order of each class's pictures, from 0, the same for all views of one."""
-    pictures, first, number = np.unique(features.ids[rows], return_index=True, return_inverse=True)
-    label = features.y[rows][first]
-    place = np.empty(len(pictures), np.int64)
-    for name in np.unique(label):
-        mine = np.flatnonzero(label == name)
-        place[mine] = rng.permutation(len(mine))
-    places: NDArray[np.int64] = place[number]
-    return places
-
-
-def _interval(number: int | None, draws: list[tuple[int, float]]) -> Shots:
-    right = [accuracy for _, accuracy in draws]
-    half = float(student.ppf(0.975, len(right) - 1) * np.std(right, ddof=1) / math.sqrt(len(right)))
-    mean = float(np.mean(right))
-    rows = float(np.mean([rows for rows, _ in draws]))
-    return Shots(number, rows, mean, (max(0.0, mean - half), min(1.0, mean + half)), right)

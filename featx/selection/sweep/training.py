@@ -26,9 +26,9 @@ from optuna.trial import TrialState
 from featx._internal.parallel import end_with, share_of_cores, threads_in_environment
 from featx.errors import SweepError, TrainingError, one_line
 from featx.heads import Head, make_head
-from featx.sweeping.rows import Rows
-from featx.sweeping.space import Scale
-from featx.sweeping.study import decoded
+from featx.rows import Rows
+from featx.selection.sweep.space import Scale
+from featx.selection.sweep.study import decoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ import numpy as np
 
 from featx._internal.progress import Progress
 from featx.heads import LogisticHead
-from featx.splits import fold_numbers
+from featx.rows import fold_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

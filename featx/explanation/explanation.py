@@ -18,8 +18,8 @@ from featx._internal.progress import Progress
 from featx.cache import Features, load_features, require_same_spec
 from featx.classifier import Classifier
 from featx.errors import CacheError, ModelError, PictureError, SpecMismatchError, TrainingError
+from featx.explanation.maps import activation_maps, colour_bar, overlay
 from featx.images import decode, list_files, quiet_pillow, read_file
-from featx.maps import activation_maps, colour_bar, overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,10 +17,10 @@ from featx.cache import load_features
 from featx.classifier import Classifier, fit
 from featx.errors import TrainingError
 from featx.extraction import Recipe, extract
-from featx.finetuning import finetune
+from featx.finetuning.finetune import finetune
 from featx.heads import HEADS
+from featx.rows import training_split
 from featx.tail import TailHead
-from featx.training import training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,10 +10,10 @@ import numpy as np
 from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.images import Picture
-from featx.inspecting.contents import Contents, in_order, rank
-from featx.inspecting.likeness import OUTLYING, averaged, groups_of, modified_z, nearest, pairs_of
-from featx.inspecting.result import Outlier, Pair, Suspect
-from featx.inspecting.suspects import confident, held_out_probabilities
+from featx.inspection.contents import Contents, in_order, rank
+from featx.inspection.likeness import OUTLYING, averaged, groups_of, modified_z, nearest, pairs_of
+from featx.inspection.result import Outlier, Pair, Suspect
+from featx.inspection.suspects import confident, held_out_probabilities
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ NO_FEATURES = (
 
 @dataclass
 class Alike:
-    """What comparing features has shown; see :class:`featx.inspecting.Inspection`."""
+    """What comparing features has shown; see :class:`featx.inspection.Inspection`."""
 
     compared: int = 0
     pairs: list[Pair] = field(default_factory=list)

@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from featx.cache import spec_difference
 from featx.errors import SweepError, one_line
-from featx.sweeping.result import Trial
-from featx.sweeping.space import Scale
+from featx.selection.sweep.result import Trial
+from featx.selection.sweep.space import Scale
 
 NAME = "featx"  # of the one study in a storage
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from featx._internal.files import write_whole
 from featx.errors import SweepError
-from featx.sweeping.space import SPACE, Logarithmic, PowersOfTwo, Scale, Steps
+from featx.selection.sweep.space import SPACE, Logarithmic, PowersOfTwo, Scale, Steps
 
 if TYPE_CHECKING:
-    from featx.sweeping.result import Sweep, Trial
+    from featx.selection.sweep.result import Sweep, Trial
 
 COLUMNS = 3
 COLOURS = {"complete": "tab:blue", "pruned": "tab:orange"}

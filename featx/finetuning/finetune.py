@@ -18,12 +18,12 @@ from featx.backbones import PIXELS, SCRATCH, Division, divide
 from featx.cache import Features, load_features
 from featx.classifier import Classifier, assembled, fit
 from featx.errors import TrainingError
-from featx.extraction import Recipe, extract, load_file
+from featx.extraction import Recipe, extract
+from featx.finetuning.live import Live
 from featx.heads import Head, make_head
 from featx.images import quiet_pillow
-from featx.splits import Split
+from featx.rows import Split, accuracy, groups_of, probabilities, training_split
 from featx.tail import Checkpoints, OnEpoch, TailHead
-from featx.training import accuracy, groups_of, probabilities, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -277,7 +277,7 @@ def _train(
     try:
         with quiet_pillow(plan.recipe.max_pixels):
             model.fit(
-                Live(features, train, plan) if plan.live else features.rows(train),
+                Live(features, train, plan.recipe, plan.views) if plan.live else features.rows(train),
                 y[train],
                 validation_data=(features.rows(held_out), y[held_out]) if len(held_out) else None,
                 **groups_of(features, train),
@@ -375,34 +375,3 @@ def _identity(head: Head | None) -> str:
     if head is None:
         return ""
     return digest([[name, value.tolist()] for name, value in sorted(head.get_state().items())])
-
-
-class Live:
-    """Training pictures that are decoded and augmented anew in every epoch, ``float32 (n, size, size, 3)`` 0 to 255.
-
-    The augmentation in epoch k is the view k: it depends on the picture, the epoch and the settings alone.
-    """
-
-    def __init__(self, features: Features, rows: NDArray[np.int64], plan: _Plan) -> None:
-        self._features, self._rows, self._plan = features, rows, plan
-        self.shape = (len(rows), *features.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def of_epoch(self, number: int) -> Live:
-        """The same pictures, as they look in an epoch; epoch 0 has them as they are."""
-        other = Live(self._features, self._rows, self._plan)
-        other._view = number
-        return other
-
-    _view = 0
-
-    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
-        return np.stack([self._picture(row) for row in self._rows[rows]])
-
-    def _picture(self, row: int) -> NDArray[np.uint8]:
-        f, plan = self._features, self._plan
-        content = str(f.ids[row])
-        image = load_file(Path(f.root) / f.paths[row], plan.recipe.size or 0, plan.recipe, content)
-        return plan.views.augment(image, content, self._view) if plan.views.n > 1 else image

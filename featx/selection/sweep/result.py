@@ -89,6 +89,6 @@ class Sweep:
         Raises:
             SweepError: Matplotlib is not installed.
         """
-        from featx.sweeping.plot import draw
+        from featx.selection.sweep.plot import draw
 
         draw(self, Path(path))

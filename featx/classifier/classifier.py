@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,14 +19,14 @@ import numpy as np
 from featx._internal.progress import Progress
 from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
+from featx.classifier.evaluation import Evaluation, measure, with_temperature
+from featx.classifier.folder import damage_named, read_folder, write_folder
 from featx.errors import CacheError, PictureError, TrainingError
-from featx.evaluation import Evaluation, fit_temperature, measure, with_temperature
 from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
 from featx.heads import HEADS, Head, make_head
 from featx.images import list_files, quiet_pillow
-from featx.model_folder import damage_named, read_folder, write_folder
+from featx.rows import probabilities
 from featx.tail import TailHead
-from featx.training import accuracy, groups_of, inputs, probabilities, split_of, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +37,6 @@ File = TypeVar("File", str, bytes)  # a picture's path, or its bytes
 
 TAIL = "tail"  # a head with layers of the network before it, as a classifier's folder calls it
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
-TRAINING_ROWS_MEASURED = 10_000  # at most, evenly spaced: more would cost time and tell nothing
 
 
 @dataclass(frozen=True)
@@ -379,106 +377,6 @@ class Classifier:
                 held_out=arrays["held_out"],
                 temperature=float(about.get("temperature", 1.0)),
             )
-
-
-def fit(
-    features: Features | str | Path,
-    head: str | Head = "bn-mlp",
-    *,
-    validation: float = 0.2,
-    random_state: int = 0,
-    calibrate: bool = False,
-    progress: Progress | None = None,
-    **params: Any,
-) -> Classifier:
-    """Fit a head on the training rows of a feature file, on all views of each picture that it holds.
-
-    The validation rows are the data set's own, or drawn: a share of each class's pictures. Every head is measured on
-    them (heads that stop early look at them) and then, if the rows were drawn, fitted again on all training rows: heads
-    that stop early for as many epochs as were best.
-
-    Args:
-        features: a feature file or its path.
-        head: a name (``bn-mlp``, ``mlp``, ``logreg``, ``svm``, ``ridge``, ``knn``) or an unfitted head.
-        validation: share to draw if the data set has no validation split.
-        random_state: seed of the draw and of the head.
-        calibrate: choose a temperature by the validation rows, so that probabilities mean what they say.
-        progress: called with what is going on, how much is done, and of how much.
-        **params: of a head given by name, such as ``C=0.1`` or ``dropout=0.8``.
-
-    Raises:
-        TrainingError: one class only, a class without training pictures, or settings that do not fit.
-    """
-    started = time.perf_counter()
-    features = features if isinstance(features, Features) else load_features(features)
-    model = _unfitted(head, {"random_state": random_state}, params)
-    split = training_split(features, validation, random_state)
-    train, held_out, y = split.train, split.validation, features.y
-    if calibrate and not len(held_out):
-        raise TrainingError("calibration needs validation rows; expected --validation above 0")
-    refit = bool(len(held_out)) and split.drawn
-    try:
-        early = model.uses_validation and len(held_out)
-        validation_data = (inputs(model, features, held_out), y[held_out]) if early else None
-        X, groups = inputs(model, features, train), groups_of(features, train)
-        model.fit(X, y[train], validation_data=validation_data, progress=progress, **groups)
-        before = probabilities(model, features, held_out)
-        if refit:
-            train = split_of(features, 0).train
-            del X
-            model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
-        pictures = train[features.views[train] == 0]
-        some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
-        train_accuracy = accuracy(probabilities(model, features, some), y[some])
-    except ValueError as error:  # scikit-learn's way to say that settings do not fit
-        raise TrainingError(str(error)) from error
-    report = {
-        "head": head_name(model),
-        "train_rows": len(pictures),
-        "train_views": len(train) - len(pictures),
-        "validation_rows": len(held_out),
-        "train_accuracy": train_accuracy,
-        "validation_accuracy": accuracy(before, y[held_out]) if len(held_out) else None,
-        "refitted": refit,
-        "left_out": len(split.left_out),
-        "epochs": len(getattr(model, "history_", {}).get("loss", [])) or None,
-        "gradient_norm": getattr(model, "gradient_norm_", None),
-        "random_state": random_state,
-    }
-    temperature = fit_temperature(before, y[held_out]) if calibrate else 1.0
-    report |= {"temperature": temperature, "seconds": time.perf_counter() - started}
-    return assembled(model, features, report, pictures, held_out, before if refit else before[:0])
-
-
-def assembled(
-    head: Head,
-    features: Features,
-    report: dict[str, Any],
-    train: NDArray[np.int64],
-    held_out: NDArray[np.int64],
-    before: NDArray[np.float32],
-) -> Classifier:
-    """A classifier from a fitted head and the rows of ``features`` that it was fitted and measured on."""
-    about = {"dataset": features.dataset, "features": str(features.path.resolve())}
-    return Classifier(
-        head=head,
-        class_names=features.class_names,
-        spec=features.spec,
-        recipe=Recipe(**features.recipe),
-        report={**report, **about},
-        train_ids=features.ids[train],
-        validation_ids=features.ids[held_out],
-        held_out=before,
-        temperature=report["temperature"],
-    )
-
-
-def _unfitted(head: str | Head, usual: dict[str, Any], params: dict[str, Any]) -> Head:
-    if isinstance(head, str):
-        return make_head(head, **{**usual, **params})
-    if params:
-        raise TrainingError(f"give {', '.join(params)} to the head itself; parameters go with a head given by name")
-    return head
 
 
 def head_name(head: Head) -> str:

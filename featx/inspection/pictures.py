@@ -15,7 +15,7 @@ from featx._internal.parallel import in_threads
 from featx._internal.progress import Progress
 from featx.errors import PictureError
 from featx.images import Listing, decode, measure, quiet_pillow, read_file, resize
-from featx.inspecting.result import Bin, Size, Sizes, to_png
+from featx.inspection.result import Bin, Size, Sizes, to_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,11 +19,11 @@ from featx.cache import Features, load_features
 from featx.classifier import fit
 from featx.errors import TrainingError
 from featx.heads import make_head
-from featx.sweeping import study as studies
-from featx.sweeping.result import Sweep, Trial
-from featx.sweeping.rows import Rows, inputs_of, read_rows
-from featx.sweeping.space import SWEPT_HEADS, Scale, defaults, search_space
-from featx.sweeping.training import Task, attempt, attempt_in_workers, patiently
+from featx.rows import Rows, inputs_of, read_rows
+from featx.selection.sweep import study as studies
+from featx.selection.sweep.result import Sweep, Trial
+from featx.selection.sweep.space import SWEPT_HEADS, Scale, defaults, search_space
+from featx.selection.sweep.training import Task, attempt, attempt_in_workers, patiently
 
 logger = logging.getLogger(__name__)
 

@@ -28,12 +28,12 @@ from featx.cache import write_features
 from featx.cli import app
 from featx.errors import CacheError, DatasetError
 from featx.images import Picture
-from featx.inspecting.contents import Contents
-from featx.inspecting.label_list import write_list
-from featx.inspecting.likeness import groups_of, modified_z, nearest, pairs_of
-from featx.inspecting.pictures import sizes_of
-from featx.inspecting.result import Bin, from_png
-from featx.inspecting.suspects import confident, held_out_probabilities
+from featx.inspection.contents import Contents
+from featx.inspection.label_list import write_list
+from featx.inspection.likeness import groups_of, modified_z, nearest, pairs_of
+from featx.inspection.pictures import sizes_of
+from featx.inspection.result import Bin, from_png
+from featx.inspection.suspects import confident, held_out_probabilities
 from featx.reporting import write_page
 
 ROOT = Path(featx.__file__).parents[1]
@@ -225,7 +225,7 @@ def test_copies_are_grouped_and_test_is_kept() -> None:
 
 
 def test_neighbours_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featx.inspecting.likeness.QUERIES", 7)
+    monkeypatch.setattr("featx.inspection.likeness.QUERIES", 7)
     X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     X[30:] = X[3]  # more equal rows than neighbours
     cosines, numbers = nearest(X, 4, silent)
@@ -380,7 +380,7 @@ def test_settings_out_of_range(setting: dict[str, Any], said: str, tmp_path: Pat
 MEMORY = """
 import resource, sys
 import numpy as np
-import featx.inspecting.likeness as likeness
+import featx.inspection.likeness as likeness
 from sklearn.neighbors import NearestNeighbors
 X = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
 likeness.nearest(X[:100], 10, lambda *step: None)

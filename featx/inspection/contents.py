@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from featx.images import Listing, Picture
-from featx.inspecting.result import Copies, Pair
+from featx.inspection.result import Copies, Pair
 
 RANK = {"test": 0, "validation": 1, "train": 2, "": 2}  # whom to keep: what was measured on stays as it is
 
