@@ -74,7 +74,7 @@ def decoding(folder: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """Reading, decoding and resizing alone, by as many threads as there are cores."""
     from featx._internal.parallel import in_threads
     from featx.extraction import Recipe, load_file
-    from featx.images import list_dataset
+    from featx.pictures import list_dataset
 
     listing, settings = list_dataset(folder), Recipe(**recipe)
     began = time.perf_counter()

@@ -30,7 +30,7 @@ import featx
 from featx._internal.keras import load_keras
 from featx.backbones import divide
 from featx.heads import Groups
-from featx.images import decode, read_file, resize
+from featx.pictures import decode, read_file, resize
 
 ROWS = ("vgg16/block5_conv1", "vgg16/block5_conv3", "resnet50/conv5_block3_1_conv", "mobilenetv2/block_16_expand")
 BATCH = 16

@@ -22,7 +22,7 @@ import featx
 from benchmarks.extract import as_table, recipe_of, web_photos
 from featx._internal.keras import load_keras
 from featx.explanation import activation_maps
-from featx.images import decode, read_file, resize
+from featx.pictures import decode, read_file, resize
 
 BATCH = 32
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from featx.augmentation import Views as Views
     from featx.backbones import BACKBONES as BACKBONES
     from featx.backbones import build_trunk as build_trunk
     from featx.backbones import list_layers as list_layers
@@ -34,9 +33,10 @@ if TYPE_CHECKING:
     from featx.heads import RidgeHead as RidgeHead
     from featx.heads import SVMHead as SVMHead
     from featx.heads import make_head as make_head
-    from featx.images import list_dataset as list_dataset
     from featx.inspection import Inspection as Inspection
     from featx.inspection import inspect as inspect
+    from featx.pictures import Views as Views
+    from featx.pictures import list_dataset as list_dataset
     from featx.reporting import report as report
     from featx.selection.cross_validation import cross_validate as cross_validate
     from featx.selection.few_shot import few_shot as few_shot
@@ -58,7 +58,7 @@ _PLACES = {
     "Recipe": "extraction",
     "RidgeHead": "heads",
     "SVMHead": "heads",
-    "Views": "augmentation",
+    "Views": "pictures",
     "build_trunk": "backbones",
     "compare": "finetuning.comparison",
     "cross_validate": "selection.cross_validation",
@@ -68,7 +68,7 @@ _PLACES = {
     "finetune": "finetuning.finetune",
     "fit": "classifier",
     "inspect": "inspection",
-    "list_dataset": "images",
+    "list_dataset": "pictures",
     "list_layers": "backbones",
     "load_features": "cache",
     "make_head": "heads",

@@ -31,7 +31,7 @@ from featx.backbones import Trunk
 from featx.cli import app
 from featx.errors import WeightsError
 from featx.heads import HEADS
-from featx.images import MAX_PIXELS
+from featx.pictures import MAX_PIXELS
 
 ROOT = Path(featx.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -27,13 +27,13 @@ import featx
 from featx.cache import write_features
 from featx.cli import app
 from featx.errors import CacheError, DatasetError
-from featx.images import Picture
 from featx.inspection.contents import Contents
 from featx.inspection.label_list import write_list
 from featx.inspection.likeness import groups_of, modified_z, nearest, pairs_of
 from featx.inspection.pictures import sizes_of
 from featx.inspection.result import Bin, from_png
 from featx.inspection.suspects import confident, held_out_probabilities
+from featx.pictures import Picture
 from featx.reporting import write_page
 
 ROOT = Path(featx.__file__).parents[1]

@@ -15,7 +15,7 @@ from featx.explanation import activation_maps, overlay
 from featx.explanation import maps as maps_
 from featx.explanation.maps import on_picture
 from featx.heads import Head, Scores, make_head
-from featx.images import RESIZES, resize, square_on
+from featx.pictures import RESIZES, resize, square_on
 
 HEADS = [
     (name, {"input": input, **more})

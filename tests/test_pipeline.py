@@ -87,7 +87,7 @@ def test_the_ledger_closes(make_dataset: Callable[..., Path], extract: Callable[
 
 
 def test_features_are_the_trunks(make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]) -> None:
-    from featx.images import decode, resize
+    from featx.pictures import decode, resize
 
     root = make_dataset(each=3)
     done = extract(root, batch_size=4)

@@ -567,7 +567,7 @@ def test_the_command_writes_what_it_has_found(file: Path) -> None:
     for row, trial in zip(rows, found["trials"], strict=True):
         values = [*(trial[name] for name in header[:7]), *trial["params"].values()]
         assert row == list(map(str, values))
-    with featx.images.Image.open("out.png") as image:
+    with featx.pictures.decoding.Image.open("out.png") as image:
         assert image.format == "PNG" and image.size[0] >= 1000
     again = run(*words)
     assert f"models/{file.stem}-mlp-sweep is replaced" in again.stderr

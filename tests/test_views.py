@@ -36,7 +36,7 @@ from featx.extraction import Extraction, explain
 from featx.extraction import pipeline as pipeline_module
 from featx.extraction import run as run_module
 from featx.extraction import share as share_module
-from featx.images import decode, resize
+from featx.pictures import decode, resize
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
 Run = Callable[..., Extraction]

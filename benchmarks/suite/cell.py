@@ -126,7 +126,7 @@ def recipe_of_features(job: Job) -> dict[str, Any]:
 def majority(job: Job) -> dict[str, Any]:
     """No training: every picture gets the shares of the classes among the training pictures."""
     from featx.classifier.evaluation import measure as measured
-    from featx.images import list_dataset
+    from featx.pictures import list_dataset
 
     listing = list_dataset(job.labels)
     index = {name: number for number, name in enumerate(listing.class_names)}

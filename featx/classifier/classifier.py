@@ -24,7 +24,7 @@ from featx.classifier.folder import damage_named, read_folder, write_folder
 from featx.errors import CacheError, PictureError, TrainingError
 from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
 from featx.heads import HEADS, Head, make_head
-from featx.images import list_files, quiet_pillow
+from featx.pictures import list_files, quiet_pillow
 from featx.rows import probabilities
 from featx.tail import TailHead
 

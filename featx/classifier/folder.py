@@ -20,7 +20,7 @@ import numpy as np
 from featx._internal.files import history_csv, write_whole
 from featx._internal.hashing import content_id
 from featx.errors import FeatxError, ModelError
-from featx.images import LITTER
+from featx.pictures import LITTER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from featx.cli.terminal import Report, columns, command, escaped, note, progress
-from featx.images import MAX_PIXELS
+from featx.pictures import MAX_PIXELS
 
 app = typer.Typer(
     help="Image classifiers from frozen features, trained in seconds.",
@@ -64,8 +64,8 @@ def recipe_options(
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """The fields of a recipe, and its views."""
-    from featx.augmentation import Views
     from featx.backbones import canonical_name
+    from featx.pictures import Views
 
     return {
         "backbone": canonical_name(backbone, alpha),

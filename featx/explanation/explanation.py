@@ -19,7 +19,7 @@ from featx.cache import Features, load_features, require_same_spec
 from featx.classifier import Classifier
 from featx.errors import CacheError, ModelError, PictureError, SpecMismatchError, TrainingError
 from featx.explanation.maps import activation_maps, colour_bar, overlay
-from featx.images import decode, list_files, quiet_pillow, read_file
+from featx.pictures import decode, list_files, quiet_pillow, read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

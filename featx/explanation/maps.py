@@ -14,7 +14,7 @@ import numpy as np
 
 from featx.errors import TrainingError
 from featx.heads import Head, Scores
-from featx.images import square_on
+from featx.pictures import square_on
 from featx.tail import TailHead
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def on_picture(
     Args:
         map: ``(h, w)``.
         height, width: of the picture as decoded.
-        size, resize: how it was made the network's input; see :func:`featx.images.resize`.
+        size, resize: how it was made the network's input; see :func:`featx.pictures.resize`.
 
     Returns:
         float32 ``(height, width)``, and where the network saw the picture at all, bool ``(height, width)``.

@@ -12,7 +12,7 @@ from featx._internal.parallel import in_threads
 from featx._internal.progress import Progress
 from featx.cache import CacheFolder, Stat, StatRow
 from featx.errors import CacheError, PictureError
-from featx.images import Listing, read_file
+from featx.pictures import Listing, read_file
 
 RACY_NS = 2_000_000_000  # a file changed this recently may change again within the same tick of its clock
 

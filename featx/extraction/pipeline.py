@@ -22,7 +22,7 @@ from featx._internal.parallel import cores, in_threads
 from featx.backbones import Trunk
 from featx.errors import FileReadError, PictureError
 from featx.extraction.recipe import Recipe
-from featx.images import decode, read_file, resize
+from featx.pictures import decode, read_file, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,7 +26,7 @@ from featx.backbones import (
     with_openvino,
 )
 from featx.errors import BackboneError, WeightsError
-from featx.images import DECODER, DRAFT_DECODER, MAX_PIXELS, RESIZES
+from featx.pictures import DECODER, DRAFT_DECODER, MAX_PIXELS, RESIZES
 
 
 @dataclass(frozen=True)

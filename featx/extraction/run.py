@@ -17,7 +17,6 @@ import numpy as np
 
 from featx._internal.hashing import digest
 from featx._internal.progress import Progress, silent
-from featx.augmentation import Views, checked
 from featx.cache import (
     CacheFolder,
     Features,
@@ -38,7 +37,7 @@ from featx.extraction.census import Census
 from featx.extraction.recipe import Recipe
 from featx.extraction.share import Outcome, Share, TrunkChangedError, Wanted, compute, refuse
 from featx.extraction.workers import Workers, WorkersLostError, spread
-from featx.images import Listing, Picture, list_dataset, printable
+from featx.pictures import Listing, Picture, Views, checked, list_dataset, printable
 
 logger = logging.getLogger(__name__)
 

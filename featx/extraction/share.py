@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featx._internal.parallel import end_with, share_of_cores, threads_in_environment
-from featx.augmentation import Views
 from featx.backbones import Trunk
 from featx.cache import BlockWriter, Spec, StatRow, made_by, row_key
 from featx.errors import DatasetError, ExtractionError, FeatxError, PictureError
 from featx.extraction.engine import trunk_for
 from featx.extraction.pipeline import Stopwatch, as_stored, load_file, run_trunk_on_views
 from featx.extraction.recipe import Recipe
-from featx.images import quiet_pillow
+from featx.pictures import Views, quiet_pillow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

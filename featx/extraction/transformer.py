@@ -14,8 +14,8 @@ from featx._internal.hashing import content_id
 from featx.errors import ExtractionError, PictureError
 from featx.extraction.pipeline import as_stored, load_file, run_trunk
 from featx.extraction.recipe import Recipe
-from featx.images import MAX_PIXELS, quiet_pillow, read_file
-from featx.images import resize as fit_to_size
+from featx.pictures import MAX_PIXELS, quiet_pillow, read_file
+from featx.pictures import resize as fit_to_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,6 @@ import numpy as np
 from featx._internal.hashing import digest
 from featx._internal.keras import load_keras
 from featx._internal.progress import Progress
-from featx.augmentation import Views, checked
 from featx.backbones import PIXELS, SCRATCH, Division, divide
 from featx.cache import Features, load_features
 from featx.classifier import Classifier, assembled, fit
@@ -21,7 +20,7 @@ from featx.errors import TrainingError
 from featx.extraction import Recipe, extract
 from featx.finetuning.live import Live
 from featx.heads import Head, make_head
-from featx.images import quiet_pillow
+from featx.pictures import Views, checked, quiet_pillow
 from featx.rows import Split, accuracy, groups_of, probabilities, training_split
 from featx.tail import Checkpoints, OnEpoch, TailHead
 

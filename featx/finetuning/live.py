@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx.augmentation import Views
 from featx.cache import Features
 from featx.extraction import Recipe, load_file
+from featx.pictures import Views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

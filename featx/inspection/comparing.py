@@ -9,11 +9,11 @@ import numpy as np
 
 from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.images import Picture
 from featx.inspection.contents import Contents, in_order, rank
 from featx.inspection.likeness import OUTLYING, averaged, groups_of, modified_z, nearest, pairs_of
 from featx.inspection.result import Outlier, Pair, Suspect
 from featx.inspection.suspects import confident, held_out_probabilities
+from featx.pictures import Picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

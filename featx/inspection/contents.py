@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from featx.images import Listing, Picture
 from featx.inspection.result import Copies, Pair
+from featx.pictures import Listing, Picture
 
 RANK = {"test": 0, "validation": 1, "train": 2, "": 2}  # whom to keep: what was measured on stays as it is
 

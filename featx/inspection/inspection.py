@@ -12,12 +12,12 @@ import numpy as np
 from featx._internal.progress import Progress, silent
 from featx.cache import CacheFolder, Features, load_features
 from featx.errors import CacheError, DatasetError
-from featx.images import Listing, Picture, list_dataset, printable
 from featx.inspection.comparing import compare
 from featx.inspection.contents import Contents, in_order, on_one_side
 from featx.inspection.likeness import NEIGHBORS, SIMILARITY
 from featx.inspection.pictures import Seen, look_at, sizes_of
 from featx.inspection.result import Inspection, Unreadable
+from featx.pictures import Listing, Picture, list_dataset, printable
 
 
 def inspect(

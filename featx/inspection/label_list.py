@@ -9,8 +9,8 @@ from pathlib import Path
 
 from featx._internal.files import write_whole
 from featx.errors import DatasetError
-from featx.images import Picture
 from featx.inspection.result import Inspection
+from featx.pictures import Picture
 
 
 def require_place(file: str | Path, root: str | Path) -> None:

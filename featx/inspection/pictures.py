@@ -14,8 +14,8 @@ from featx._internal.hashing import content_id
 from featx._internal.parallel import in_threads
 from featx._internal.progress import Progress
 from featx.errors import PictureError
-from featx.images import Listing, decode, measure, quiet_pillow, read_file, resize
 from featx.inspection.result import Bin, Size, Sizes, to_png
+from featx.pictures import Listing, decode, measure, quiet_pillow, read_file, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from featx.images import Picture
+from featx.pictures import Picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

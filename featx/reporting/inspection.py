@@ -8,8 +8,8 @@ from pathlib import Path
 from featx._internal.files import write_whole
 from featx._internal.parallel import in_threads
 from featx.errors import DatasetError, PictureError
-from featx.images import Picture, decode, quiet_pillow, read_file
 from featx.inspection import Inspection
+from featx.pictures import Picture, decode, quiet_pillow, read_file
 from featx.reporting.page import environment
 from featx.reporting.pictures import DRAFT_SIDES, LARGE, Thumb, uri
 

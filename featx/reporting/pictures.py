@@ -18,7 +18,7 @@ from featx.cache import Features
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
 from featx.explanation import activation_maps, overlay
-from featx.images import decode, quiet_pillow, read_file
+from featx.pictures import decode, quiet_pillow, read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

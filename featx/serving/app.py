@@ -23,7 +23,7 @@ from featx._internal.version import featx_version
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
 from featx.explanation import overlay, smaller
-from featx.images import decode, quiet_pillow
+from featx.pictures import decode, quiet_pillow
 from featx.serving.guard import LOOPBACK, Guard
 from featx.serving.uploads import Door, Place, uploaded
 from featx.serving.worker import MapOf, Worker

@@ -26,10 +26,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from featx import images
+import featx
 from featx._internal.hashing import content_id
 from featx.errors import DatasetError, FeatxError, FileReadError, PictureError
-from featx.images import MAX_PIXELS, RESIZES, Picture, decode, list_dataset, list_files, quiet_pillow, read_file, resize
+from featx.pictures import (
+    MAX_PIXELS,
+    RESIZES,
+    Picture,
+    decode,
+    decoding,
+    list_dataset,
+    list_files,
+    quiet_pillow,
+    read_file,
+    resize,
+)
 
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -843,7 +854,7 @@ def test_bomb_inside_an_icon_is_not_unpacked(icon: Callable[[bytes], bytes], mon
 MEMORY_TRIAL = """
 import resource, sys
 from featx.errors import PictureError
-from featx.images import decode, quiet_pillow
+from featx.pictures import decode, quiet_pillow
 
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + 300 * 2**20,) * 2)
@@ -1120,7 +1131,7 @@ def test_memory_that_runs_out_is_not_taken_for_damage(monkeypatch: pytest.Monkey
 
     data = io.BytesIO()
     picture(0, 0).save(data, "PNG")
-    monkeypatch.setattr(images, "_to_rgb", short)
+    monkeypatch.setattr(decoding, "_to_rgb", short)
     with pytest.raises(FileReadError, match="not enough memory"):
         decode(data.getvalue())
 
@@ -1282,11 +1293,11 @@ def test_folders_may_be_nested_deeper_than_functions(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own peak")
 def test_sixteen_bits_take_no_more_memory_than_colours() -> None:
     code = (
-        "import io\nimport numpy as np\nfrom PIL import Image\nfrom featx.images import decode\n"
+        "import io\nimport numpy as np\nfrom PIL import Image\nfrom featx.pictures import decode\n"
         "data = io.BytesIO()\nImage.fromarray(np.zeros((5000, 5000), np.uint16)).save(data, 'PNG')\n"
         "decode(data.getvalue())\nprint([line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line][0])"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(images.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
     said = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
