@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from featx.errors import TrainingError
-from featx.heads._base import Head, as_rows, group_weights, is_lazy
-from featx.heads._layers import head_layers, layer_weights
-from featx.heads._rows import Groups
-from featx.heads._scores import Scores
+from featx.heads.base import Head, as_rows, group_weights, is_lazy
+from featx.heads.layers import head_layers, layer_weights
 from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, check_C
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
-from featx.heads.paths import Path, solve_paths
+from featx.heads.network.rows import Groups
+from featx.heads.scores import Scores
+from featx.heads.solver.paths import Path, solve_paths
 
 __all__ = [
     "HEADS",

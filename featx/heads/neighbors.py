@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
 from featx._internal.progress import Progress
-from featx.heads._base import Head, is_lazy
+from featx.heads.base import Head, is_lazy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx.heads._base import as_rows
+from featx.heads.base import as_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

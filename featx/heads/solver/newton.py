@@ -14,12 +14,12 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
-from featx.heads._minimise import Minimum, Problems, _one_against_the_rest
+from featx.heads.solver.minimise import Minimum, Problems, _one_against_the_rest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featx.heads._minimise import Array
+    from featx.heads.solver.minimise import Array
 
 BISECTIONS = 30  # of a step, to find its best length
 

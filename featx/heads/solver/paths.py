@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from featx.heads._minimise import Minimum, Problems, logistic, minimise, squared, squared_hinge
-from featx.heads._newton import newton
+from featx.heads.solver.minimise import Minimum, Problems, logistic, minimise, squared, squared_hinge
+from featx.heads.solver.newton import newton
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featx.heads._minimise import Array, Loss
+    from featx.heads.solver.minimise import Array, Loss
 
 LOSSES: dict[str, Loss] = {"logistic": logistic, "squared_hinge": squared_hinge, "squared": squared}
 TWIN_ROWS = 3000  # beyond, decomposing the Gram matrix of rows costs more than it saves
@@ -36,7 +36,7 @@ SMALL, TINY = 2**20, 2**18  # values of Z up to which float64, and many digits, 
 BLOCK_BYTES = 32 * 2**20  # of X that are converted at a time
 MEMORY_BYTES = 2**29  # of standardised X that are kept; more is made anew, block by block, whenever it is needed
 
-Progress = Callable[[int, int], None]
+Counted = Callable[[int, int], None]  # called with how much is done, and of how much
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def solve_paths(
     weights: NDArray[Any] | None = None,
     tol: float | None = None,
     max_iter: int = 1000,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
 ) -> Iterator[Path]:
     """Solve a linear model for all values of ``C`` and all training sets. Features are standardised by each set's rows.
 
@@ -125,7 +125,7 @@ class _Task:
     weights: Array
     tol: float
     max_iter: int
-    progress: Progress | None
+    progress: Counted | None
     done: int = 0
 
     @property

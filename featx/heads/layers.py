@@ -8,10 +8,10 @@ import numpy as np
 
 from featx._internal.keras import load_keras
 from featx.errors import TrainingError
-from featx.heads._base import Head
-from featx.heads._network import Architecture
+from featx.heads.base import Head
 from featx.heads.linear import LinearHead
 from featx.heads.mlp import KerasHead
+from featx.heads.network.architecture import Architecture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from featx._internal.progress import Progress
-from featx.heads._network import PREDICT_ROWS, Trainer
-from featx.heads._rows import Buffer, Reader
+from featx.heads.network.keras_model import PREDICT_ROWS, Trainer
+from featx.heads.network.rows import Buffer, Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

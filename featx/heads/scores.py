@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from featx.errors import TrainingError
-from featx.heads._base import Head
-from featx.heads._layers import layer_weights
-from featx.heads._network import Architecture
+from featx.heads.base import Head
+from featx.heads.layers import layer_weights
 from featx.heads.linear import LinearHead
 from featx.heads.mlp import KerasHead
+from featx.heads.network.architecture import Architecture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
