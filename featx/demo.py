@@ -50,7 +50,7 @@ def run(out: Path, *, weights: str | None, random_state: int, progress: Progress
         accuracy = classifier.evaluate(features).accuracy
         model = classifier.save(out / "models" / head)
         heads.append(
-            {"head": head, "test_accuracy": accuracy, "seconds": classifier.report["seconds"], "model": str(model)}
+            {"head": head, "test_accuracy": accuracy, "seconds": classifier.fitting.seconds, "model": str(model)}
         )
         yield {**heads[-1], "step": "fit", "text": f"{head}: {100 * accuracy:.1f} % of the test digits right"}
     yield {

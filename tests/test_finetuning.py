@@ -100,7 +100,7 @@ def test_the_gradient_flows_where_it_should(
     tune: Any, residual: str, unfreeze: str, cut: str, trains: set[str]
 ) -> None:
     classifier = tune(unfreeze=unfreeze, optimizer="sgd", patience=99, validation=0)
-    assert classifier.report["cut"] == cut
+    assert classifier.fitting.cut == cut
     for name, (before, after) in weights_by_layer(residual, classifier).items():
         same = [np.array_equal(b, a) for b, a in zip(before, after, strict=True)]
         if name not in trains:
@@ -115,12 +115,12 @@ def test_training_on_the_cache_is_training_end_to_end_with_frozen_layers(tune: A
     """The same batches through the same layers: the weights agree but for rounding."""
     options = {"unfreeze": "block_b", "validation": 0, "dtype": "float32", "optimizer": "sgd"}
     cached, live = tune(**options), tune(**options, live_augment=True)
-    assert (cached.report["cut"], live.report["cut"]) == ("pool", PIXELS)
+    assert (cached.fitting.cut, live.fitting.cut) == ("pool", PIXELS)
     ours, theirs = weights_by_layer(residual, cached), weights_by_layer(residual, live)
     for name, (_, after) in ours.items():
         for a, b in zip(after, theirs[name][1], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=name)
-    np.testing.assert_allclose(cached.report["history"]["loss"], live.report["history"]["loss"], rtol=1e-3)
+    np.testing.assert_allclose(cached.fitting.history["loss"], live.fitting.history["loss"], rtol=1e-3)
 
 
 def test_it_is_what_keras_would_do(tune: Any, residual: str, make_dataset: Make) -> None:
@@ -175,10 +175,10 @@ def test_the_head_comes_first(tune: Any, make_dataset: Make, residual: str, tmp_
     dataset = make_dataset(classes=3, each=16)
     plain = tune(dataset, unfreeze="none")
     tuned = tune(dataset, unfreeze="mix", learning_rate=1e-9, epochs=1)
-    assert tuned.report["start_validation_accuracy"] == plain.report["validation_accuracy"]
-    assert tuned.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+    assert tuned.fitting.start_validation_accuracy == plain.fitting.validation_accuracy
+    assert tuned.fitting.validation_accuracy >= plain.fitting.validation_accuracy
     spoiled = tune(dataset, unfreeze="mix", learning_rate=30.0, epochs=2)  # whatever this does, the start is kept
-    assert spoiled.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+    assert spoiled.fitting.validation_accuracy >= plain.fitting.validation_accuracy
 
 
 def test_random_weights_are_one_network_before_and_behind_the_cut(make_dataset: Make, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_the_last_epoch_is_kept_if_asked_for(tune: Any, make_dataset: Make) -> N
     dataset = make_dataset(classes=3, each=16)
     options = {"unfreeze": "mix", "epochs": 4, "patience": 1, "learning_rate": 3.0}  # which does no good
     best, last = tune(dataset, **options), tune(dataset, **options, keep="last")
-    assert (best.report["stopped"], best.report["best_epoch"]) == ("patience", 0)
-    assert (last.report["stopped"], last.report["epochs"], last.report["best_epoch"]) == ("epochs", 4, 4)
+    assert (best.fitting.stopped, best.fitting.best_epoch) == ("patience", 0)
+    assert (last.fitting.stopped, last.fitting.epochs, last.fitting.best_epoch) == ("epochs", 4, 4)
 
 
 def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path:
         dataset, unfreeze="mix", init=tmp_path / "head", epochs=1, learning_rate=1e-12, cache_dir=tmp_path / "cache"
     )
     plain, tail = first.features(), tuned.features()
-    assert tuned.report["head"] == "mlp"
+    assert tuned.fitting.head == "mlp"
     np.testing.assert_allclose(tuned.predict_proba(tail), first.predict_proba(plain), atol=5e-3)  # float16
 
 
@@ -247,10 +247,10 @@ def test_a_saved_tail_predicts_the_same(tune: Any, make_dataset: Make, tmp_path:
     assert again.doctor(features)["max_abs_difference"] < 1e-6
     predictions, bad = again.predict([tmp_path / "new"])
     assert (len(predictions), bad) == (12, [])
-    assert again.evaluate(features, "validation").accuracy == classifier.report["validation_accuracy"]
+    assert again.evaluate(features, "validation").accuracy == classifier.fitting.validation_accuracy
     lines = (tmp_path / "model" / "history.csv").read_text().splitlines()
     assert lines[0] == "epoch,loss,accuracy,val_loss,val_accuracy"
-    assert len(lines) == 1 + classifier.report["epochs"]
+    assert len(lines) == 1 + classifier.fitting.epochs
 
 
 def test_a_moved_network_is_found_again(tune: Any, residual: str, make_dataset: Make, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_scratch_networks_learn(make_dataset: Make, tmp_path: Path) -> None:
             dataset, from_scratch=name, size=size, epochs=12, head_params={"hidden": 32}, batch_size=8,
             cache_dir=tmp_path / "cache",
         )  # fmt: skip
-        assert classifier.report["validation_accuracy"] >= 0.9, name
+        assert classifier.fitting.validation_accuracy >= 0.9, name
 
 
 # ----------------------------------------------------------------------------------------------------- the two networks
@@ -366,15 +366,14 @@ def test_live_augmentation_depends_on_picture_and_epoch_alone(tune: Any, make_da
     dataset = make_dataset(classes=2, each=8)
     options = {"unfreeze": "all", "live_augment": True, "views": featx.Views(2, flip=True, zoom=0.2), "validation": 0}
     a, b = tune(dataset, **options), tune(dataset, **options, cache_dir=dataset.parent / "other")
-    assert a.report["history"] == b.report["history"]
+    assert a.fitting.history == b.fitting.history
     plain = tune(dataset, unfreeze="all", validation=0)
-    assert a.report["history"] != plain.report["history"]
+    assert a.fitting.history != plain.fitting.history
 
 
 def test_views_are_drawn_one_a_picture(tune: Any, make_dataset: Make) -> None:
     classifier = tune(make_dataset(classes=2, each=8), unfreeze="mix", views=featx.Views(3, flip=True, zoom=0.3))
-    report = classifier.report
-    assert report["train_views"] == 2 * report["train_rows"]
+    assert classifier.fitting.train_views == 2 * classifier.fitting.train_rows
     assert set(classifier.features().views.tolist()) <= {0, 1, 2}
 
 
@@ -400,7 +399,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     seen: list[int] = []
     again = tune(dataset, **options, checkpoints=tmp_path / "kept", on_epoch=lambda epoch, told: seen.append(epoch))
     assert seen == [3, 4]
-    assert again.report["history"] == whole.report["history"]
+    assert again.fitting.history == whole.fitting.history
     for a, b in zip(again.head.get_state().values(), whole.head.get_state().values(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -441,7 +440,7 @@ def test_killed_training_goes_on(make_dataset: Make, residual: str, tmp_path: Pa
         f"c = featx.finetune({str(dataset)!r}, unfreeze='block_b', backbone={residual!r}, preprocess='rescale', "
         f"epochs=40, learning_rate=1e-3, batch_size=8, patience=99, cache_dir={str(tmp_path / 'cache')!r}, "
         "on_epoch=told, checkpoints=sys.argv[1])\n"
-        "print(json.dumps(c.report['history']))"
+        "print(json.dumps(c.fitting.history))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
 
@@ -486,7 +485,7 @@ def test_a_loss_that_is_no_number_stops_training(
     monkeypatch.setattr(Course, "_epoch", spoilt)
     for validation in (0, 0.2):
         late = tune(dataset, unfreeze="mix", epochs=9, validation=validation)
-        assert (late.report["stopped"], late.report["epochs"]) == ("nan", 2)
+        assert (late.fitting.stopped, late.fitting.epochs) == ("nan", 2)
         assert "in epoch 3: training stopped" in caplog.text
         assert np.isfinite(late.predict_proba(late.features())).all()
 

@@ -213,7 +213,7 @@ def test_predict_agrees_with_evaluate(
     assert (found.accuracy, found.split, found.rows, bad) == (right, "test", 18, [])
     assert np.sum(found.confusion_matrix) == 18
     assert classifier.doctor(features)["ok"]
-    assert (fitted.report["train_rows"], fitted.report["validation_rows"]) == (36, 6)
+    assert (fitted.fitting.train_rows, fitted.fitting.validation_rows) == (36, 6)
 
 
 def test_another_spec_is_refused(

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import featx
-from featx.classifier import Measured
+from featx.classifier import Measured, calibration_bins
 from featx.classifier.evaluation import measure
 from featx.cli import app
 from featx.errors import ModelError, TrainingError
@@ -27,8 +27,8 @@ from featx.reporting import Findings, drawing, find
 from featx.reporting.card import NO_BREAK, card_of, headline
 from featx.reporting.commands import Step
 from featx.reporting.embedding import POINTS, Plot, plots_of
-from featx.reporting.findings import Row, bins_of, classes_of, majority_of, pairs_of, rows_of
-from featx.reporting.learning import Learning, history_of, learning_of
+from featx.reporting.findings import Row, classes_of, confusions_of, majority_of, rows_of
+from featx.reporting.learning import Learning, learning_of
 from featx.reporting.page import page_of, wanted_of
 from featx.reporting.pictures import LARGE, SMALL, Thumb, thumbs_of
 from featx.reporting.provenance import Provenance
@@ -101,10 +101,10 @@ def made_up(
         evaluation=measured.evaluation,
         majority=majority_of(measured),
         rows=rows,
-        pairs=pairs_of(rows),
+        pairs=confusions_of(rows),
         classes=classes_of(rows, measured.evaluation),
         held_out=0.5,
-        bins=bins_of(numbers, probabilities),
+        bins=calibration_bins(numbers, probabilities),
         learning=Learning({"loss": [2.0, 1.0], "val_loss": [2.0, 1.5]}, [Shots(1, 2, 0.5, (0.4, 0.6), [0.5])], "so"),
         plots=[Plot("PCA", "a note", list(range(len(y)))[:POINTS], points[:POINTS])],
         provenance=Provenance(
@@ -465,11 +465,11 @@ def test_other_pictures_can_be_measured(make_dataset: Callable[..., Path], tiny_
 def test_history_that_anybody_may_have_changed_is_not_believed(
     make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier, folder = written(make_dataset(), tiny_backbone)
-    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
-    assert history_of(classifier, folder) == {"loss": [0.5, 0.25]}
-    for broken in ("", "epoch,loss\n1,much\n", "epoch,loss\n1\n", "\x00"):
-        (folder / "history.csv").write_text(broken)
-        assert history_of(classifier, folder) == {}
+    classifier, folder = written(make_dataset(), tiny_backbone, "bn-mlp", epochs=2)
+    history = classifier.fitting.history
+    assert set(history) >= {"loss", "val_loss"}
+    for broken in (b"", b"epoch,loss\n1,much\n", b"epoch,loss\n1\n", b"\x00", b"\xff", b"epoch,loss\n1,0.5\n"):
+        (folder / "history.csv").write_bytes(broken)
+        assert featx.Classifier.load(folder).fitting.history == history
     monkeypatch.setattr("featx.reporting.learning.LARGEST", 3)
-    assert "it would take long" in learning_of(classifier, classifier.features(), None).note
+    assert "it would take long" in learning_of(classifier, classifier.features()).note

@@ -124,7 +124,7 @@ class Lesson:
                 seconds.append(time.perf_counter() - started)
                 features = classifier.features(cache_dir=self.cache)
                 accuracies.append(classifier.evaluate(features, "test").accuracy)
-                epochs.append(classifier.report["epochs"] or 0)
+                epochs.append(classifier.fitting.epochs or 0)
                 notes = notes or note(classifier, features)
             row = Row(self.name, variant, weights, accuracies, max(epochs), float(np.median(seconds)), published, notes)
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The classifier: spec of the trunk + head + class names. Fit, evaluate, predict, save, load.
+"""The classifier: spec of the trunk + head + class names. Evaluate, predict, save, load.
 
 A saved classifier is a folder of JSON and arrays. Loading one never runs code from it: there is no pickle, the head is
 built from its name and parameters, the trunk from the recipe, and both are compared with what was recorded.
@@ -10,7 +10,7 @@ import functools
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
+from featx.classifier.record import Fitting
 from featx.errors import CacheError, PictureError, TrainingError
 from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
 from featx.heads import HEADS, Head, make_head
@@ -81,24 +82,28 @@ class Classifier:
         class_names: the classes.
         spec: what made the features it was fitted on.
         recipe: how to build the trunk that makes such features.
-        report: how it was fitted, and how it did.
+        fitting: record of how it was fitted, and how it did.
         train_ids, validation_ids: content ids of the rows it was trained on, and of those held out to choose.
         held_out: float32 ``(len(validation_ids), classes)``: probabilities of the held-out rows by a head that had not
             seen them; empty if that is the head itself, because it was not fitted again on all rows.
-        temperature: by which the head's log probabilities are divided; 1 unless it was calibrated.
     """
 
     head: Head
     class_names: list[str]
     spec: Spec
     recipe: Recipe
-    report: dict[str, Any]
+    fitting: Fitting
     train_ids: NDArray[Any] = field(repr=False)
     validation_ids: NDArray[Any] = field(repr=False)
     held_out: NDArray[np.float32] = field(repr=False)
-    temperature: float = 1.0
 
-    # ------------------------------------------------------------------------------------------------------- using it
+    @property
+    def temperature(self) -> float:
+        """Divisor of the head's log probabilities; 1 unless it was calibrated."""
+        return self.fitting.temperature
+
+    def __repr__(self) -> str:
+        return f"<Classifier {self.fitting.head} on {self.spec.get('backbone')}: {len(self.class_names)} classes>"
 
     def predict_proba(self, features: Features, rows: Any = None) -> NDArray[np.float32]:
         """Probabilities ``(n, classes)`` for rows of a feature file made by this classifier's spec."""
@@ -226,7 +231,7 @@ class Classifier:
         Raises:
             CacheError: the file is gone. SpecMismatchError: it was made by another spec.
         """
-        source = Path(source or self.report["features"])
+        source = Path(source or self.fitting.features_path)
         if source.suffix != ".h5":
             self.trunk()  # before hours go by: is it still the one that the classifier knows?
             made = extract(source, cache_dir=cache_dir, progress=progress, **asdict(self.recipe))
@@ -323,8 +328,6 @@ class Classifier:
             )
         return np.array([index[name] for name in names], np.int64)
 
-    # --------------------------------------------------------------------------------------------------- keeping it
-
     def save(self, folder: str | Path, done_with: str | Path | None = None) -> Path:
         """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.
 
@@ -340,13 +343,13 @@ class Classifier:
             "class_names": self.class_names,
             "spec": self.spec,
             "recipe": asdict(self.recipe),
-            "report": self.report,
+            "report": self.fitting.to_json(),
             "temperature": self.temperature,
         }
         arrays = {f"head/{name}": value for name, value in self.head.get_state().items()}
         arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
         arrays |= {"held_out": self.held_out}
-        written = write_folder(Path(folder), about, arrays, getattr(self.head, "history_", None))
+        written = write_folder(Path(folder), about, arrays, self.fitting.history)
         if done_with is not None:
             shutil.rmtree(done_with, ignore_errors=True)
         return written
@@ -362,7 +365,7 @@ class Classifier:
         Raises:
             ModelError: no classifier, an altered one, or a folder with files that could carry code.
         """
-        about, arrays = read_folder(Path(folder))
+        about, arrays, history = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
             head = _head(about["head"]["name"], about["head"]["params"], weights)
@@ -371,11 +374,10 @@ class Classifier:
                 class_names=about["class_names"],
                 spec=about["spec"],
                 recipe=_moved(about["recipe"], weights),
-                report=about["report"],
+                fitting=_record(about, history),
                 train_ids=arrays["train_ids"].astype(str),
                 validation_ids=arrays["validation_ids"].astype(str),
                 held_out=arrays["held_out"],
-                temperature=float(about.get("temperature", 1.0)),
             )
 
 
@@ -383,6 +385,12 @@ def head_name(head: Head) -> str:
     """What a head is called on the command line and in a classifier's folder."""
     kinds: dict[str, type[Head]] = {**HEADS, TAIL: TailHead}
     return next((name for name, kind in kinds.items() if type(head) is kind), type(head).__name__)
+
+
+def _record(about: dict[str, Any], history: dict[str, list[float]]) -> Fitting:
+    """The record of a saved classifier; versions before 0.2 kept the history of some heads beside it only."""
+    record = replace(Fitting.from_json(about["report"]), temperature=float(about.get("temperature", 1.0)))
+    return replace(record, history=record.history or history) if "epochs" in about["head"]["params"] else record
 
 
 def _head(name: str, params: dict[str, Any], weights: str | None) -> Head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from featx._internal.progress import Progress
 from featx.cache import Features, load_features
 from featx.classifier.classifier import Classifier, head_name
 from featx.classifier.evaluation import fit_temperature
+from featx.classifier.record import Fitting
 from featx.errors import TrainingError
 from featx.extraction import Recipe
 from featx.heads import Head, make_head
@@ -78,44 +80,44 @@ def fit(
         train_accuracy = accuracy(probabilities(model, features, some), y[some])
     except ValueError as error:  # scikit-learn's way to say that settings do not fit
         raise TrainingError(str(error)) from error
-    report = {
-        "head": head_name(model),
-        "train_rows": len(pictures),
-        "train_views": len(train) - len(pictures),
-        "validation_rows": len(held_out),
-        "train_accuracy": train_accuracy,
-        "validation_accuracy": accuracy(before, y[held_out]) if len(held_out) else None,
-        "refitted": refit,
-        "left_out": len(split.left_out),
-        "epochs": len(getattr(model, "history_", {}).get("loss", [])) or None,
-        "gradient_norm": getattr(model, "gradient_norm_", None),
-        "random_state": random_state,
-    }
-    temperature = fit_temperature(before, y[held_out]) if calibrate else 1.0
-    report |= {"temperature": temperature, "seconds": time.perf_counter() - started}
-    return assembled(model, features, report, pictures, held_out, before if refit else before[:0])
+    history = getattr(model, "history_", {})
+    record = Fitting(
+        head=head_name(model),
+        train_rows=len(pictures),
+        train_views=len(train) - len(pictures),
+        validation_rows=len(held_out),
+        train_accuracy=train_accuracy,
+        validation_accuracy=accuracy(before, y[held_out]) if len(held_out) else None,
+        refitted=refit,
+        left_out=len(split.left_out),
+        epochs=len(history.get("loss", [])) or None,
+        history=history,
+        gradient_norm=getattr(model, "gradient_norm_", None),
+        random_state=random_state,
+        temperature=fit_temperature(before, y[held_out]) if calibrate else 1.0,
+        seconds=time.perf_counter() - started,
+    )
+    return assembled(model, features, record, pictures, held_out, before if refit else before[:0])
 
 
 def assembled(
     head: Head,
     features: Features,
-    report: dict[str, Any],
+    record: Fitting,
     train: NDArray[np.int64],
     held_out: NDArray[np.int64],
     before: NDArray[np.float32],
 ) -> Classifier:
     """A classifier from a fitted head and the rows of ``features`` that it was fitted and measured on."""
-    about = {"dataset": features.dataset, "features": str(features.path.resolve())}
     return Classifier(
         head=head,
         class_names=features.class_names,
         spec=features.spec,
         recipe=Recipe(**features.recipe),
-        report={**report, **about},
+        fitting=replace(record, dataset=features.dataset, features_path=str(features.path.resolve())),
         train_ids=features.ids[train],
         validation_ids=features.ids[held_out],
         held_out=before,
-        temperature=report["temperature"],
     )
 
 

@@ -7,6 +7,7 @@ instant.
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -70,8 +71,8 @@ def write_folder(
     return folder
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What :func:`write_folder` wrote, but for the history.
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, list[float]]]:
+    """What :func:`write_folder` wrote: JSON values, arrays, and the history, which no digest covers.
 
     Raises:
         ModelError: no classifier, an altered one, or a folder with files that could carry code.
@@ -85,7 +86,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             raise ModelError(f"{folder} has schema {about['schema']}, this featx reads {SCHEMA}; fit again")
         if about.pop("digest") != digest(about):
             raise ModelError(f"{folder / ABOUT} is not the file that was saved; fit again")
-        return about, _read_arrays(folder, about["arrays"])
+        return about, _read_arrays(folder, about["arrays"]), _read_history(folder / HISTORY)
 
 
 @contextlib.contextmanager
@@ -116,6 +117,17 @@ def _read_arrays(folder: Path, content: str) -> dict[str, NDArray[Any]]:
             raise ValueError("its arrays are compressed, which featx never does")  # a few bytes may hold gigabytes
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def _read_history(path: Path) -> dict[str, list[float]]:
+    """The history of a training; empty if there is none, or none that can be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        names = [name for name in (lines[0] if lines else {}) if name != "epoch"]
+        return {name: [float(line[name]) for line in lines] for name in names}
+    except (OSError, ValueError, TypeError, KeyError, csv.Error):  # a file that anybody may have changed or removed
+        return {}
 
 
 def _is_own(path: Path) -> bool:

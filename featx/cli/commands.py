@@ -180,7 +180,7 @@ def fit(
     if folder.exists():
         note(f"{folder} is replaced")
     classifier.save(folder)
-    report = classifier.report
+    report = classifier.fitting.to_json()
     calibrated = f", temperature {report['temperature']:.2f}" if calibrate else ""
     return Report(
         {"model": str(folder), **report},

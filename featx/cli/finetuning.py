@@ -126,7 +126,7 @@ def finetune(
     if folder.exists():
         note(f"{folder} is replaced")
     classifier.save(folder, done_with=checkpoints)
-    report = classifier.report
+    report = classifier.fitting.to_json()
     return Report({"model": str(folder), **report}, f"{_summary(report)}\n{folder}")
 
 

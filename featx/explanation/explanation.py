@@ -142,9 +142,9 @@ def _asked(classifier: Classifier, paths: list[Path]) -> tuple[Features | None, 
 def _features_fitted_on(classifier: Classifier) -> Features | None:
     """The feature file that the classifier was fitted on, if it is still what it was."""
     try:
-        features = load_features(classifier.report["features"])
+        features = load_features(classifier.fitting.features_path)
         require_same_spec(features.spec, classifier.spec, features.path)
-    except (KeyError, CacheError, SpecMismatchError):
+    except (CacheError, SpecMismatchError):
         return None
     return features
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import norm
-from sklearn.metrics import log_loss
 
+from featx._internal.intervals import normal_interval, within_shares
 from featx._internal.progress import Progress, silent
 from featx.backbones import divide
 from featx.cache import load_features
@@ -23,7 +22,7 @@ from featx.rows import training_split
 from featx.tail import TailHead
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 EPOCHS = 10  # of fine-tuning
 TAIL, END_TO_END = "tail", "end to end"
@@ -161,45 +160,27 @@ def _measured(
     accuracies, losses, seconds, waited = [], [], [], []
     for seed in range(random_state, random_state + repeats):
         classifier = train(seed)
-        ids, y, predicted = _held_out(classifier)
-        hits = predicted.argmax(axis=1) == y
-        for picture, hit in zip(ids.tolist(), hits.tolist(), strict=True):
+        features = load_features(classifier.fitting.features_path)
+        measured = classifier.measured(features, "validation")
+        hits = measured.probabilities.argmax(axis=1) == measured.y
+        for picture, hit in zip(features.ids[measured.rows].tolist(), hits.tolist(), strict=True):
             right.setdefault(picture, []).append(hit)
         accuracies.append(float(hits.mean()))
-        losses.append(float(log_loss(y, predicted, labels=np.arange(predicted.shape[1]))))
-        seconds.append(classifier.report["seconds"])
-        waited.append(classifier.report.get("features_seconds", 0.0))
+        losses.append(measured.evaluation.log_loss)
+        seconds.append(classifier.fitting.seconds)
+        waited.append(classifier.fitting.features_seconds or 0.0)
     shares = {picture: float(np.mean(hits)) for picture, hits in right.items()}
-    mean, low, high = _interval(np.array(list(shares.values())))
+    by_picture = np.array(list(shares.values()))
     return Method(
         name,
-        mean,
-        (max(0.0, low), min(1.0, high)),
+        float(by_picture.mean()),
+        within_shares(normal_interval(by_picture)),
         accuracies,
         float(np.mean(losses)),
         float(np.median(seconds)),
         max(waited) if features_seconds is None else features_seconds,
         shares,
     )
-
-
-def _held_out(classifier: Classifier) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
-    """Ids, classes and probabilities of the rows that a classifier held out, from a head that had not seen them."""
-    features = load_features(classifier.report["features"])
-    rows = np.flatnonzero((features.y >= 0) & (features.views == 0) & np.isin(features.ids, classifier.validation_ids))
-    if len(classifier.held_out):
-        order = {picture: n for n, picture in enumerate(classifier.validation_ids.tolist())}
-        predicted = classifier.held_out[[order[picture] for picture in features.ids[rows].tolist()]]
-    else:
-        predicted = classifier.predict_proba(features, rows)
-    predicted = predicted.astype(np.float64)
-    return features.ids[rows], features.y[rows].astype(np.int64), predicted / predicted.sum(axis=1, keepdims=True)
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean, and its 95 % interval by the normal approximation."""
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 1.0
-    return mean, mean - float(norm.ppf(0.975)) * error, mean + float(norm.ppf(0.975)) * error
 
 
 def _foretold(recipe: Recipe, pictures: int, epochs: int, classes: int) -> float:
@@ -221,7 +202,7 @@ def _concluded(found: list[Method], rows: int, repeats: int, seconds: float, mea
     head = next(m for m in ranked if m.name not in (TAIL, END_TO_END))
     tuned = next(m for m in ranked if m.name in (TAIL, END_TO_END))
     paired = np.array([tuned.right[picture] - share for picture, share in head.right.items()])
-    gain, low, high = _interval(paired)
+    gain, (low, high) = float(paired.mean()), normal_interval(paired)
     worth_it = True if low > 0 else False if high < NOTHING or gain <= 0 else None
     verdict = {
         True: f"Fine-tuning is worth it ({tuned.name})",

@@ -15,7 +15,7 @@ from featx._internal.keras import load_keras
 from featx._internal.progress import Progress
 from featx.backbones import PIXELS, SCRATCH, Division, divide
 from featx.cache import Features, load_features
-from featx.classifier import Classifier, assembled, fit
+from featx.classifier import Classifier, Fitting, assembled, fit
 from featx.errors import TrainingError
 from featx.extraction import Recipe, extract
 from featx.finetuning.live import Live
@@ -81,8 +81,8 @@ def finetune(
             of :class:`featx.tail.TailHead` (``epochs=20``, ``optimizer="sgd"``).
 
     Returns:
-        a classifier like any other. Its report also has ``seconds_per_epoch``, ``features_seconds``, ``history`` and
-        ``cut``, behind which layer the network was cut.
+        a classifier like any other. Its ``fitting`` also has ``seconds_per_epoch``, ``features_seconds``, ``history``
+        and ``cut``, the layer behind which the network was cut.
 
     Raises:
         BackboneError: no such layer or network. TrainingError: rows or settings that cannot be trained on.
@@ -111,10 +111,13 @@ def finetune(
         callback=None if tensorboard is None else _tensorboard(Path(tensorboard)),
     )
     held_out = probabilities(model, features, split.validation)
-    report = _report(model, plan, features, split, held_out)
-    report |= {"unfreeze": "all" if from_scratch else unfreeze, "features_seconds": features_seconds}
-    report |= {"seconds": time.perf_counter() - started - features_seconds}
-    return assembled(model, features, report, _pictures(features, split.train), split.validation, held_out[:0])
+    record = replace(
+        _record(model, plan, features, split, held_out),
+        unfreeze="all" if from_scratch else unfreeze,
+        features_seconds=features_seconds,
+        seconds=time.perf_counter() - started - features_seconds,
+    )
+    return assembled(model, features, record, _pictures(features, split.train), split.validation, held_out[:0])
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ def _network_of(fitted: Classifier, asked: dict[str, Any]) -> dict[str, Any]:
 def _settings_of(
     fitted: Classifier, head: str | None, head_params: dict[str, Any] | None
 ) -> tuple[str, dict[str, Any]]:
-    name = str(fitted.report["head"])
+    name = fitted.fitting.head
     if isinstance(fitted.head, TailHead):
         raise TrainingError("--init takes a classifier that is a plain head on a frozen network; this one has a tail")
     if head not in (None, name) or head_params:
@@ -249,9 +252,13 @@ def _plain_head(
     classifier = fit(
         features, make_head(plan.head, **params), validation=validation, random_state=random_state, progress=progress
     )
-    history = getattr(classifier.head, "history_", {})
-    classifier.report |= {"unfreeze": "none", "features_seconds": features_seconds, "history": history}
-    classifier.report["seconds_per_epoch"] = classifier.report["seconds"] / max(1, classifier.report["epochs"] or 1)
+    record = classifier.fitting
+    classifier.fitting = replace(
+        record,
+        unfreeze="none",
+        features_seconds=features_seconds,
+        seconds_per_epoch=record.seconds / max(1, record.epochs or 1),
+    )
     return classifier
 
 
@@ -292,34 +299,30 @@ def _train(
         raise TrainingError(str(error)) from error
 
 
-def _report(
-    model: TailHead, plan: _Plan, features: Features, split: Split, held_out: NDArray[np.float32]
-) -> dict[str, Any]:
+def _record(model: TailHead, plan: _Plan, features: Features, split: Split, held_out: NDArray[np.float32]) -> Fitting:
     """How training went, and how the classifier does; ``held_out`` are its probabilities of the validation rows."""
     pictures = _pictures(features, split.train)
-    some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
+    measured = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
     y = features.y
-    return {
-        "head": model.head,
-        "train_rows": len(pictures),
-        "train_views": len(split.train) - len(pictures),
-        "validation_rows": len(split.validation),
-        "train_accuracy": accuracy(probabilities(model, features, some), y[some]),
-        "validation_accuracy": accuracy(held_out, y[split.validation]) if len(split.validation) else None,
-        "refitted": False,
-        "left_out": len(split.left_out),
-        "epochs": len(model.epoch_seconds_),
-        "random_state": model.random_state,
-        "temperature": 1.0,
-        "network": model.division["backbone"],
-        "cut": model.division["cut"],
-        "live_augment": plan.live,
-        "best_epoch": model.best_epoch_,
-        "stopped": model.stopped_,
-        "start_validation_accuracy": None if model.start_ is None else model.start_[1],
-        "seconds_per_epoch": float(np.median(model.epoch_seconds_[1:] or model.epoch_seconds_)),
-        "history": model.history_,
-    }
+    return Fitting(
+        head=model.head,
+        train_rows=len(pictures),
+        train_views=len(split.train) - len(pictures),
+        validation_rows=len(split.validation),
+        train_accuracy=accuracy(probabilities(model, features, measured), y[measured]),
+        validation_accuracy=accuracy(held_out, y[split.validation]) if len(split.validation) else None,
+        left_out=len(split.left_out),
+        epochs=len(model.epoch_seconds_),
+        random_state=model.random_state,
+        network=model.division["backbone"],
+        cut=model.division["cut"],
+        live_augment=plan.live,
+        best_epoch=model.best_epoch_,
+        stopped=model.stopped_,
+        start_validation_accuracy=None if model.start_ is None else model.start_[1],
+        seconds_per_epoch=float(np.median(model.epoch_seconds_[1:] or model.epoch_seconds_)),
+        history=model.history_,
+    )
 
 
 def _pictures(features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:

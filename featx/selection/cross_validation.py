@@ -18,7 +18,7 @@ from sklearn.metrics import log_loss
 
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features, rows_per_block
-from featx.classifier import Classifier, assembled, fit_temperature, head_name
+from featx.classifier import Classifier, Fitting, assembled, fit_temperature, head_name
 from featx.errors import TrainingError
 from featx.heads import Head, LinearHead, check_C, group_weights, make_head, solve_paths
 from featx.rows import accuracy, fold_numbers, groups_of, inputs, probabilities, training_split
@@ -110,22 +110,23 @@ def cross_validate(
         raise TrainingError(str(error)) from error
     pictures = features.views[rows] == 0
     before, y = held_out[at][pictures], features.y[rows[pictures]]
-    report = {
-        "head": head_name(model),
-        "train_rows": int(pictures.sum()),
-        "train_views": int((~pictures).sum()),
-        "validation_rows": int(pictures.sum()),
-        "train_accuracy": accuracy(probabilities(model, features, rows[pictures]), y),
-        "validation_accuracy": accuracy(before, y),
-        "refitted": True,
-        "folds": folds,
-        "params": trials[at].params,
-        "random_state": random_state,
-    }
-    seconds = time.perf_counter() - started
-    report |= {"temperature": fit_temperature(before, y) if calibrate else 1.0, "seconds": seconds}
-    classifier = assembled(model, features, report, rows[pictures], rows[pictures], before)
-    return CrossValidation(trials[at], trials, classifier, folds, seconds)
+    record = Fitting(
+        head=head_name(model),
+        train_rows=int(pictures.sum()),
+        train_views=int((~pictures).sum()),
+        validation_rows=int(pictures.sum()),
+        train_accuracy=accuracy(probabilities(model, features, rows[pictures]), y),
+        validation_accuracy=accuracy(before, y),
+        refitted=True,
+        history=getattr(model, "history_", {}),
+        folds=folds,
+        params=trials[at].params,
+        random_state=random_state,
+        temperature=fit_temperature(before, y) if calibrate else 1.0,
+        seconds=time.perf_counter() - started,
+    )
+    classifier = assembled(model, features, record, rows[pictures], rows[pictures], before)
+    return CrossValidation(trials[at], trials, classifier, folds, record.seconds)
 
 
 def parse_C(text: str) -> list[float]:

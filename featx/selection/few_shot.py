@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import t as student
 from sklearn.base import clone
 
+from featx._internal.intervals import student_interval, within_shares
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
 from featx.errors import TrainingError
@@ -108,8 +107,6 @@ def _places_in_class(features: Features, rows: NDArray[np.int64], rng: np.random
 
 
 def _interval(number: int | None, draws: list[tuple[int, float]]) -> Shots:
-    right = [accuracy for _, accuracy in draws]
-    half = float(student.ppf(0.975, len(right) - 1) * np.std(right, ddof=1) / math.sqrt(len(right)))
-    mean = float(np.mean(right))
+    accuracies = [accuracy for _, accuracy in draws]
     rows = float(np.mean([rows for rows, _ in draws]))
-    return Shots(number, rows, mean, (max(0.0, mean - half), min(1.0, mean + half)), right)
+    return Shots(number, rows, float(np.mean(accuracies)), within_shares(student_interval(accuracies)), accuracies)
