@@ -68,7 +68,7 @@ def _write_digits(folder: Path) -> int:
     from sklearn.datasets import load_digits
 
     if folder.exists() and not (folder / "train" / "0").is_dir():
-        raise DatasetError(f"{folder} exists and is not the demo's; give another --out")
+        raise DatasetError(f"{folder} exists and is not the demo's; give another `out`")
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / ("test" if number % 5 == 4 else "train") / str(label) / f"{number:04}.png"

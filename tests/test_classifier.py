@@ -482,7 +482,7 @@ def test_no_such_split(stripes: Stripes, ridge: Classifier) -> None:
 
 def test_features_of_another_spec_are_refused_field_by_field(stripes: Stripes, ridge: Classifier) -> None:
     other = stripes.extract(resize="pad", dtype="float32")
-    for use in (ridge.evaluate, ridge.predict_proba, ridge.doctor, lambda f: ridge.features(f.path)):
+    for use in (ridge.evaluate, ridge.predict_proba, ridge.doctor, lambda f: ridge.features_of(f.path)):
         with pytest.raises(SpecMismatchError, match="dtype is float32, not float16; resize is pad, not stretch"):
             use(other)
 
@@ -498,10 +498,10 @@ def test_probabilities_of_some_rows(stripes: Stripes, ridge: Classifier) -> None
 
 
 def test_features_are_found_again(stripes: Stripes, ridge: Classifier, tmp_path: Path) -> None:
-    assert ridge.features().path == stripes.features.path.resolve()
-    assert len(ridge.features(_copy(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
+    assert ridge.features_of().path == stripes.features.path.resolve()
+    assert len(ridge.features_of(_copy(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
     with pytest.raises(CacheError, match="no such feature file"):
-        ridge.features(tmp_path / "gone.h5")
+        ridge.features_of(tmp_path / "gone.h5")
 
 
 # -------------------------------------------------------------------------------------------------- doctor and predict
@@ -545,7 +545,7 @@ def test_the_doctor_follows_a_data_set_that_moved_once_it_is_extracted_again(
     stripes.extract(root)
     features = stripes.extract(root.rename(tmp_path / "b/copy"))
     assert features.root == str(tmp_path / "b/copy")
-    assert ridge.doctor(features, batch_size=8)["rows"] == 32
+    assert ridge.doctor(features, batch_size=8).rows == 32
 
 
 def test_the_doctor_tells_features_that_are_not_the_pictures(stripes: Stripes, ridge: Classifier) -> None:
@@ -557,7 +557,7 @@ def test_the_doctor_tells_features_that_are_not_the_pictures(stripes: Stripes, r
 
 
 def test_the_doctor_wants_rows(stripes: Stripes, ridge: Classifier) -> None:
-    assert ridge.doctor(stripes.features, n_rows=5)["rows"] == 5
+    assert ridge.doctor(stripes.features, n_rows=5).rows == 5
     with pytest.raises(TrainingError, match="one row at least, got --rows 0"):
         ridge.doctor(stripes.features, n_rows=0)
 
@@ -613,7 +613,7 @@ def test_files_are_predicted_as_the_cache_was(stripes: Stripes, tmp_path: Path, 
     rows = np.flatnonzero(features.splits == "test")
     live = np.array([p.all_probabilities for p in predictions])
     np.testing.assert_allclose(live, model.predict_proba(features, rows), atol=1e-3)
-    assert model.doctor(features)["ok"]
+    assert model.doctor(features).ok
     plain = featx.fit(stripes.features, "logreg", C=10.0)
     assert (
         np.abs(np.array([p.all_probabilities for p in plain.predict([stripes.root / "test"])[0]]) - live).max() > 1e-2
@@ -653,7 +653,7 @@ def test_other_weights_are_noticed_before_a_data_set_is_extracted(
 ) -> None:
     moved = dataclasses.replace(ridge, spec={**ridge.spec, "weights": "0" * 32})
     with pytest.raises(SpecMismatchError, match="weights is"):
-        moved.features(stripes.root, cache_dir=tmp_path / "cache")
+        moved.features_of(stripes.root, cache_dir=tmp_path / "cache")
     assert counted == []
 
 

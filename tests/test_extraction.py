@@ -1556,4 +1556,4 @@ def test_large_jpegs_are_drafted_for_extraction_and_for_prediction(tmp_path: Pat
     assert not np.array_equal(values(full), values(draft))
     features = load_features(draft.features)
     classifier = featx.fit(features, "logreg", input="flat", validation=0)
-    assert classifier.recipe.draft and classifier.doctor(features)["ok"]
+    assert classifier.recipe.draft and classifier.doctor(features).ok

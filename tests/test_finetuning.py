@@ -139,7 +139,7 @@ def test_it_is_what_keras_would_do(tune: Any, residual: str, make_dataset: Make)
     x = keras.layers.GlobalAveragePooling2D()(base(pictures / 255, training=False))
     model = keras.Model(pictures, keras.layers.Dense(2, kernel_initializer="zeros")(x))
     model.compile(keras.optimizers.SGD(1e-2, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(True))
-    features = given.features()
+    features = given.features_of()
     X = np.stack([np.asarray(picture(kind, n).resize((32, 32), 2)) for kind in (0, 1) for n in range(8)])
     model.fit(X.astype(np.float32), np.repeat([0, 1], 8), batch_size=16, epochs=1, verbose=0)
     expected = keras.ops.softmax(model.predict_on_batch(X.astype(np.float32)))
@@ -152,7 +152,7 @@ def test_no_tail_at_all_is_a_plain_head(tune: Any, make_dataset: Make, residual:
     tuned = tune(dataset, unfreeze="none", head_params={"C": 0.1})
     done = featx.extract(dataset, cache_dir=tmp_path / "cache", backbone=residual, preprocess="rescale")
     plain = featx.fit(done.features, "logreg", C=0.1)
-    features = plain.features()
+    features = plain.features_of()
     np.testing.assert_array_equal(tuned.predict_proba(features), plain.predict_proba(features))
 
 
@@ -194,7 +194,7 @@ def test_random_weights_are_one_network_before_and_behind_the_cut(make_dataset: 
         assert tuned.spec["weights"] == "random-3"
         tail = tuned.head.model_.tail  # type: ignore[attr-defined]
         trunk = featx.build_trunk("mobilenetv2-0.35", weights="random", size=32, random_state=3)
-        features = tuned.features()
+        features = tuned.features_of()
         pictures = np.stack([np.asarray(picture(0, n).resize((32, 32), 2)) for n in range(6)])
         np.testing.assert_allclose(
             tail.predict_on_batch(features.X(slice(0, 6))), trunk(pictures), rtol=1e-3, atol=1e-3
@@ -218,7 +218,7 @@ def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path:
     tuned = featx.finetune(
         dataset, unfreeze="mix", init=tmp_path / "head", epochs=1, learning_rate=1e-12, cache_dir=tmp_path / "cache"
     )
-    plain, tail = first.features(), tuned.features()
+    plain, tail = first.features(), tuned.features_of()
     assert tuned.fitting.head == "mlp"
     np.testing.assert_allclose(tuned.predict_proba(tail), first.predict_proba(plain), atol=5e-3)  # float16
 
@@ -242,7 +242,7 @@ def test_a_saved_tail_predicts_the_same(tune: Any, make_dataset: Make, tmp_path:
     classifier = tune(dataset, **given)
     classifier.save(tmp_path / "model")
     again = Classifier.load(tmp_path / "model")
-    features = again.features()
+    features = again.features_of()
     np.testing.assert_array_equal(again.predict_proba(features), classifier.predict_proba(features))
     assert again.doctor(features)["max_abs_difference"] < 1e-6
     predictions, bad = again.predict([tmp_path / "new"])
@@ -321,7 +321,7 @@ def test_the_mean_image_is_that_of_the_training_rows(tune: Any, make_dataset: Ma
     classifier = tune(
         make_dataset(classes=2, each=10), from_scratch="alexnet", size=67, epochs=1, head_params={"hidden": 4}
     )
-    features = classifier.features()
+    features = classifier.features_of()
     train = np.isin(features.ids, classifier.train_ids)
     layer = classifier.head.model_.get_layer("alexnet").get_layer("mean_image")
     np.testing.assert_allclose(-64 * layer.get_weights()[1], features.X(train).mean(axis=0), atol=1e-3)
@@ -374,7 +374,7 @@ def test_live_augmentation_depends_on_picture_and_epoch_alone(tune: Any, make_da
 def test_views_are_drawn_one_a_picture(tune: Any, make_dataset: Make) -> None:
     classifier = tune(make_dataset(classes=2, each=8), unfreeze="mix", views=featx.Views(3, flip=True, zoom=0.3))
     assert classifier.fitting.train_views == 2 * classifier.fitting.train_rows
-    assert set(classifier.features().views.tolist()) <= {0, 1, 2}
+    assert set(classifier.features_of().views.tolist()) <= {0, 1, 2}
 
 
 # ------------------------------------------------------------------------------------------------- interrupted and full

@@ -122,7 +122,7 @@ class Lesson:
                 started = time.perf_counter()
                 classifier = train(seed)
                 seconds.append(time.perf_counter() - started)
-                features = classifier.features(cache_dir=self.cache)
+                features = classifier.features_of(cache_dir=self.cache)
                 accuracies.append(classifier.evaluate(features, "test").accuracy)
                 epochs.append(classifier.fitting.epochs or 0)
                 notes = notes or note(classifier, features)

@@ -259,8 +259,10 @@ class Rows:
         return self._features.stored(self._numbers[rows])
 
 
-def load_features(path: str | Path) -> Features:
+def load_features(path: str | Path | Features) -> Features:
     """Open a feature file; see :class:`Features`. One that was open before and has not changed is not read again."""
+    if isinstance(path, Features):
+        return path
     path = Path(path)
     try:
         now = path.stat()

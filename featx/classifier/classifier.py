@@ -22,7 +22,7 @@ from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
 from featx.classifier.record import Fitting
-from featx.errors import CacheError, PictureError, TrainingError
+from featx.errors import CacheError, PictureError, SettingError, TrainingError, require_choice
 from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
 from featx.heads import HEADS, Head, make_head
 from featx.pictures import list_files, quiet_pillow
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 File = TypeVar("File", str, bytes)  # a picture's path, or its bytes
 
 TAIL = "tail"  # a head with layers of the network before it, as a classifier's folder calls it
+SPLITS = ("test", "validation", "train", "unseen")
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
 
 
@@ -73,6 +74,23 @@ class Measured:
     probabilities: NDArray[np.float32] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """Whether predicting from pictures gives what was measured on their cached features.
+
+    Attributes:
+        max_abs_difference: the largest difference of a probability; not a number if one is not.
+        ok: whether that is below 1e-3.
+        rows: pictures compared.
+        skipped: ``(path, reason)`` of pictures that are no longer what they were.
+    """
+
+    max_abs_difference: float
+    ok: bool
+    rows: int
+    skipped: list[tuple[str, str]] = field(repr=False)
+
+
 @dataclass
 class Classifier:
     """A fitted head together with all that is needed to use it on pictures.
@@ -105,8 +123,20 @@ class Classifier:
     def __repr__(self) -> str:
         return f"<Classifier {self.fitting.head} on {self.spec.get('backbone')}: {len(self.class_names)} classes>"
 
-    def predict_proba(self, features: Features, rows: Any = None) -> NDArray[np.float32]:
-        """Probabilities ``(n, classes)`` for rows of a feature file made by this classifier's spec."""
+    def predict_proba(self, features: Features | str | Path, rows: Any = None) -> NDArray[np.float32]:
+        """Probabilities of rows of a feature file.
+
+        Args:
+            features: a feature file made by this classifier's spec, or its path.
+            rows: a slice, row numbers or a mask; all by default.
+
+        Returns:
+            float32 ``(n, classes)``, columns in the order of ``class_names``.
+
+        Raises:
+            SpecMismatchError: features made by another spec.
+        """
+        features = load_features(features)
         require_same_spec(features.spec, self.spec, features.path)
         return with_temperature(probabilities(self.head, features, rows), self.temperature)
 
@@ -134,24 +164,30 @@ class Classifier:
         predictions = [self.prediction(name, found[name]) for name in files if name in found]
         return predictions, [(name, str(failures[name])) for name in files if name in failures]
 
-    def evaluate(self, features: Features, split: str | None = None) -> Evaluation:
+    def evaluate(self, features: Features | str | Path | None = None, split: str | None = None) -> Evaluation:
         """Measure on rows of a feature file: by default its test rows, else the labelled rows not trained on.
 
         Validation rows are always measured as rows that the head had not seen: if it was fitted again on them too,
         the probabilities from before are used.
 
         Args:
-            features: made by this classifier's spec.
-            split: ``test``, ``validation`` (the rows held out by fit, or marked so), or ``train``.
+            features: a feature file made by this classifier's spec, its path, or a data set (extracted if need be); by
+                default what the classifier was fitted on.
+            split: ``test``, ``validation`` (the rows held out by fit, or marked so), ``train``, or ``unseen``: all
+                labelled rows not trained on.
 
         Raises:
+            SettingError: an unknown split.
             TrainingError: no such rows, or labels that the classifier does not know.
             SpecMismatchError: features made by another spec.
         """
         return self.measured(features, split).evaluation
 
-    def measured(self, features: Features, split: str | None = None) -> Measured:
+    def measured(self, features: Features | str | Path | None = None, split: str | None = None) -> Measured:
         """What :meth:`evaluate` measures, row by row."""
+        if split is not None:
+            require_choice("split", split, SPLITS)
+        features = self.features_of(features)
         require_same_spec(features.spec, self.spec, features.path)
         split, rows = self._rows_of(features, split)
         y = self._known_labels(features, rows)
@@ -179,17 +215,23 @@ class Classifier:
         )
         return Measured(found, rows, y, predicted)
 
-    def doctor(self, features: Features, n_rows: int = 32, *, batch_size: int | None = None) -> dict[str, Any]:
-        """Compare probabilities from cached features with those from the pictures' own pixels.
+    def doctor(
+        self, features: Features | str | Path | None = None, n_rows: int = 32, *, batch_size: int | None = None
+    ) -> Diagnosis:
+        """Comparison of the probabilities from cached features with those from the pictures' own pixels.
 
-        Returns:
-            ``max_abs_difference`` of probability, ``ok`` (below 1e-3), ``rows`` compared, ``skipped`` (path, reason).
+        Args:
+            features: as :meth:`evaluate` takes it; its pictures have to be where they were.
+            n_rows: pictures to compare, evenly spaced; at least 1.
+            batch_size: pictures per call of the trunk; by default as many as suit the device.
 
         Raises:
+            SettingError: ``n_rows`` below 1.
             CacheError: none of the pictures is where it was when they were extracted.
         """
         if n_rows < 1:
-            raise TrainingError(f"the doctor needs one row at least, got --rows {n_rows}")
+            raise SettingError(f"`n_rows` must be at least 1, got {n_rows}", "n_rows")
+        features = self.features_of(features)
         pictures = np.flatnonzero(features.views == 0)
         rows = pictures[np.linspace(0, len(pictures) - 1, min(n_rows, len(pictures))).round().astype(int)]
         trunk = self.trunk()
@@ -212,25 +254,27 @@ class Classifier:
                 "`featx doctor MODEL DATASET` says where they are"
             )
         worst = float(np.max(differences))  # not a number if any is
-        return {
-            "max_abs_difference": worst,
-            "ok": worst < TOLERANCE,
-            "rows": len(where) - len(failures),
-            "skipped": [(path, str(error)) for path, error in failures.items()],
-        }
+        return Diagnosis(
+            max_abs_difference=worst,
+            ok=worst < TOLERANCE,
+            rows=len(where) - len(failures),
+            skipped=[(path, str(error)) for path, error in failures.items()],
+        )
 
-    def features(
+    def features_of(
         self,
-        source: str | Path | None = None,
+        source: Features | str | Path | None = None,
         *,
         cache_dir: str | Path = "cache",
         progress: Progress | None = None,
     ) -> Features:
-        """Features of a file, of a data set (extracted if need be), or by default what this was fitted on.
+        """Features of a feature file, of a data set (extracted if need be), or by default those it was fitted on.
 
         Raises:
             CacheError: the file is gone. SpecMismatchError: it was made by another spec.
         """
+        if isinstance(source, Features):
+            return source
         source = Path(source or self.fitting.features_path)
         if source.suffix != ".h5":
             self.trunk()  # before hours go by: is it still the one that the classifier knows?
@@ -296,24 +340,22 @@ class Classifier:
             split = "test"
         elif split is None:
             split = "unseen" if np.setdiff1d(unseen, held_out).size else "validation"
-        choices = {
+        rows_by_split = {
             "test": marked["test"],
             "validation": held_out if len(held_out) else marked["validation"],
             "train": np.flatnonzero(labelled & trained_on),
             "unseen": unseen,
         }
-        if split not in choices:
-            raise TrainingError(f"unknown split {split!r}; expected test, validation or train")
-        if not len(choices[split]):
+        if not len(rows_by_split[split]):
             raise TrainingError(self._why_no_rows(features, split))
-        return split, choices[split]
+        return split, rows_by_split[split]
 
     def _why_no_rows(self, features: Features, split: str) -> str:
         if not (features.y >= 0).any():
             return f"{features.path} has no labels to compare with; `featx predict` needs none"
         return (
             f"{features.path.name} has no labelled rows of the {split} split. Evaluate on other pictures "
-            "(`featx evaluate MODEL DATASET`), or try another --split"
+            "(`featx evaluate MODEL DATASET`), or try another `split`"
         )
 
     def _known_labels(self, features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -355,7 +397,12 @@ class Classifier:
         return written
 
     @classmethod
-    def load(cls, folder: str | Path, weights: str | None = None) -> Classifier:
+    def of(cls, classifier: Classifier | str | Path, weights: str | Path | None = None) -> Classifier:
+        """The classifier itself, or the one in a folder; see :meth:`load`."""
+        return classifier if isinstance(classifier, Classifier) else cls.load(classifier, weights)
+
+    @classmethod
+    def load(cls, folder: str | Path, weights: str | Path | None = None) -> Classifier:
         """Read a classifier that :meth:`save` wrote. No code from the folder is run.
 
         Args:
@@ -365,6 +412,7 @@ class Classifier:
         Raises:
             ModelError: no classifier, an altered one, or a folder with files that could carry code.
         """
+        weights = None if weights is None else str(weights)
         about, arrays, history = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}

@@ -15,7 +15,7 @@ from featx.cache import Features, load_features
 from featx.classifier.classifier import Classifier, head_name
 from featx.classifier.evaluation import fit_temperature
 from featx.classifier.record import Fitting
-from featx.errors import TrainingError
+from featx.errors import SettingError, TrainingError
 from featx.extraction import Recipe
 from featx.heads import Head, make_head
 from featx.rows import accuracy, groups_of, inputs, probabilities, split_of, training_split
@@ -58,12 +58,12 @@ def fit(
         TrainingError: one class only, a class without training pictures, or settings that do not fit.
     """
     started = time.perf_counter()
-    features = features if isinstance(features, Features) else load_features(features)
+    features = load_features(features)
     model = _unfitted(head, {"random_state": random_state}, params)
     split = training_split(features, validation, random_state)
     train, held_out, y = split.train, split.validation, features.y
     if calibrate and not len(held_out):
-        raise TrainingError("calibration needs validation rows; expected --validation above 0")
+        raise SettingError("`calibrate` needs validation rows; expected a `validation` above 0", "calibrate")
     refit = bool(len(held_out)) and split.drawn
     try:
         early = model.uses_validation and len(held_out)
@@ -125,5 +125,7 @@ def _unfitted(head: str | Head, usual: dict[str, Any], params: dict[str, Any]) -
     if isinstance(head, str):
         return make_head(head, **{**usual, **params})
     if params:
-        raise TrainingError(f"give {', '.join(params)} to the head itself; parameters go with a head given by name")
+        raise SettingError(
+            f"give {', '.join(params)} to the head itself; parameters go with a head given by name", next(iter(params))
+        )
     return head

@@ -144,7 +144,7 @@ def refuse_foreign(folder: Path) -> None:
         if known:
             _refuse_strangers(folder)  # now, since it could not be loaded afterwards
     if not known:
-        raise ModelError(f"{folder} exists and is not a classifier; give another --out")
+        raise ModelError(f"{folder} exists and is not a classifier; give another `out`")
 
 
 def _sweep(folder: Path) -> None:

@@ -207,7 +207,7 @@ def evaluate(
     from featx.classifier import Classifier
 
     classifier = Classifier.load(model, weights)
-    features = classifier.features(source, cache_dir=cache_dir, progress=progress)
+    features = classifier.features_of(source, cache_dir=cache_dir, progress=progress)
     found = classifier.evaluate(features, split)
     names = found.class_names
     classes = columns(
@@ -277,8 +277,8 @@ def doctor(
     from featx.classifier import Classifier
 
     classifier = Classifier.load(model, weights)
-    features = classifier.features(source, cache_dir=cache_dir, progress=progress)
-    found = classifier.doctor(features, rows)
+    features = classifier.features_of(source, cache_dir=cache_dir, progress=progress)
+    found = asdict(classifier.doctor(features, rows))
     verdict = "agree" if found["ok"] else "DISAGREE: do not trust this classifier; extract and fit again"
     skipped = f"; {len(found['skipped'])} pictures were not as they were" if found["skipped"] else ""
     return Report(

@@ -14,7 +14,7 @@ from featx._internal.progress import Progress, silent
 from featx.backbones import divide
 from featx.cache import load_features
 from featx.classifier import Classifier, fit
-from featx.errors import TrainingError
+from featx.errors import SettingError, require_choice
 from featx.extraction import Recipe, extract
 from featx.finetuning.finetune import finetune
 from featx.heads import HEADS
@@ -114,8 +114,14 @@ def compare(
     Raises:
         TrainingError: no rows to measure on, or settings that do not fit.
     """
-    if repeats < 2 or not heads or validation <= 0:
-        raise TrainingError("a comparison needs two repeats or more, a head at least, and validation rows")
+    if repeats < 2:
+        raise SettingError(f"`repeats` must be at least 2, got {repeats}", "repeats")
+    if not heads:
+        raise SettingError("`heads` must name one head at least", "heads")
+    for name in heads:
+        require_choice("heads", name, HEADS)
+    if not 0 < validation < 1:
+        raise SettingError(f"`validation` must be above 0 and below 1, got {validation:g}", "validation")
     asked = Recipe(**{"random_state": random_state, **recipe})
     tell = progress or silent
     done = extract(dataset, cache_dir=cache_dir, progress=progress, **asdict(asked))

@@ -16,7 +16,7 @@ from featx._internal.progress import Progress
 from featx.backbones import PIXELS, SCRATCH, Division, divide
 from featx.cache import Features, load_features
 from featx.classifier import Classifier, Fitting, assembled, fit
-from featx.errors import TrainingError
+from featx.errors import SettingError, TrainingError, require_choice, unknown_setting
 from featx.extraction import Recipe, extract
 from featx.finetuning.live import Live
 from featx.heads import Head, make_head
@@ -167,7 +167,9 @@ def _plan(
         head, head_params = _settings_of(fitted, head, head_params)
     recipe = Recipe(**asked)
     if start is None and recipe.pooling != "none":
-        raise TrainingError("fine-tuning needs maps; leave --pooling out, and give --input avg or max for the head")
+        raise SettingError(
+            "fine-tuning needs maps; leave `pooling` out, and give the head's `input` as avg or max", "pooling"
+        )
     chosen = head or "logreg", head_params or {}
     if unfreeze == "none":
         return _Plan(None, recipe, recipe.weights, *chosen, start, False, views)
@@ -194,10 +196,9 @@ def _from_scratch(
     live: bool,
     views: Views,
 ) -> _Plan:
-    if name not in SCRATCH:
-        raise TrainingError(f"unknown network {name!r} to train from nothing; expected one of {', '.join(SCRATCH)}")
+    require_choice("from_scratch", name, SCRATCH)
     if init is not None:
-        raise TrainingError("--init starts from a fitted head, --from-scratch from nothing; give one of the two")
+        raise SettingError("`init` starts from a fitted head, `from_scratch` from nothing; give one of the two", "init")
     network = SCRATCH[name]
     own, params = network.head
     size = asked.get("size") or network.size
@@ -218,8 +219,8 @@ def _network_of(fitted: Classifier, asked: dict[str, Any]) -> dict[str, Any]:
     own, usual = asdict(fitted.recipe), asdict(Recipe())
     for name, value in asked.items():
         if name != "random_state" and value not in (own[name], usual[name]):
-            raise TrainingError(
-                f"--init brings its own network, whose {name} is {own[name]}, not {value}; leave it out"
+            raise SettingError(
+                f"`init` brings its own network, whose `{name}` is {own[name]}, not {value}; leave it out", name
             )
     return own
 
@@ -229,9 +230,11 @@ def _settings_of(
 ) -> tuple[str, dict[str, Any]]:
     name = fitted.fitting.head
     if isinstance(fitted.head, TailHead):
-        raise TrainingError("--init takes a classifier that is a plain head on a frozen network; this one has a tail")
+        raise SettingError(
+            "`init` takes a classifier that is a plain head on a frozen network; this one has a tail", "init"
+        )
     if head not in (None, name) or head_params:
-        raise TrainingError(f"--init brings its own head, {name}; leave --head and its settings out")
+        raise SettingError(f"`init` brings its own head, {name}; leave `head` and its settings out", "head")
     pooled = {} if fitted.recipe.pooling == "none" else {"input": fitted.recipe.pooling}
     return name, {**fitted.head.get_params(), **pooled}
 
@@ -275,7 +278,7 @@ def _train(
     """Fit tail and head on the training rows of a split."""
     if plan.start is not None and plan.start_classes != tuple(features.class_names):
         raise TrainingError(
-            f"--init knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
+            f"`init` knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
             f"{', '.join(features.class_names[:10])}; expected the same"
         )
     train, held_out, y = split.train, split.validation, features.y
@@ -348,7 +351,7 @@ def _of_recipe_and_training(settings: dict[str, Any]) -> tuple[dict[str, Any], d
     of_training = [name for name in TailHead._get_param_names() if name not in not_given]
     for name in settings:
         if name not in of_recipe and name not in of_training:
-            raise TrainingError(f"fine-tuning has no setting {name!r}; it takes {', '.join(sorted(of_training))}")
+            raise unknown_setting(name, [*of_recipe, *of_training], "fine-tuning")
     recipe = {name: value for name, value in settings.items() if name in of_recipe}
     return recipe, {name: value for name, value in settings.items() if name not in of_recipe}
 
@@ -368,7 +371,7 @@ def _tail_head(plan: _Plan, random_state: int, training: dict[str, Any]) -> Tail
 
 def _tensorboard(folder: Path) -> Any:
     if not importlib.util.find_spec("tensorboard"):
-        raise TrainingError("--tensorboard needs TensorBoard: pip install 'featx[tensorboard]'")
+        raise SettingError("`tensorboard` needs TensorBoard: pip install '.[tensorboard]'", "tensorboard")
     return load_keras().callbacks.TensorBoard(str(folder), write_graph=False)
 
 

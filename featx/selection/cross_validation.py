@@ -19,7 +19,7 @@ from sklearn.metrics import log_loss
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features, rows_per_block
 from featx.classifier import Classifier, Fitting, assembled, fit_temperature, head_name
-from featx.errors import TrainingError
+from featx.errors import SettingError, TrainingError, require_choice
 from featx.heads import Head, LinearHead, check_C, group_weights, make_head, solve_paths
 from featx.rows import accuracy, fold_numbers, groups_of, inputs, probabilities, training_split
 
@@ -90,10 +90,9 @@ def cross_validate(
         TrainingError: settings that do not fit, or too few pictures.
     """
     started = time.perf_counter()
-    features = features if isinstance(features, Features) else load_features(features)
+    features = load_features(features)
     model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
-    if rule not in RULES:
-        raise TrainingError(f"unknown rule {rule!r}; expected one of {', '.join(RULES)}")
+    require_choice("rule", rule, RULES)
     values = _path_of(model, C)
     rows = training_split(features, 0, random_state).train
     fold = fold_numbers(features.ids[rows], features.y[rows], folds, random_state)
@@ -154,13 +153,13 @@ def parse_C(text: str) -> list[float]:
 def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
     if not isinstance(model, LinearHead):
         if C is not None:
-            raise TrainingError(f"the {head_name(model)} head has no C; leave --C out")
+            raise SettingError(f"the {head_name(model)} head has no `C`; leave it out", "C")
         return []
     if C is None:
         low, high, count = C_VALUES[head_name(model)]
         return [float(v) for v in np.geomspace(low, high, count)]
     if not len(C):
-        raise TrainingError("C needs one value at least")
+        raise SettingError("`C` needs one value at least", "C")
     try:
         for value in C:
             check_C(value)

@@ -162,7 +162,7 @@ def patiently(attempts: Callable[[], Iterator[None]]) -> Iterator[None]:
             if killed == KILLED_AT_MOST:
                 raise SweepError(
                     f"workers were killed {killed} times before any finished a trial, perhaps for want of memory; the "
-                    "same command with fewer --workers goes on"
+                    "same command with fewer `workers` goes on"
                 ) from error
             logger.warning("a worker was killed; its trial is done again")
 
