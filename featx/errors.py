@@ -14,6 +14,7 @@
      +-- SweepError             a sweep's storage that cannot be used or is another sweep's, or workers that were killed
      +-- ServingError           an address that cannot be had, or libraries that are not installed
      +-- ModelError             a classifier folder that is incomplete, altered or not trustworthy
+     +-- SettingError           a setting out of its range, or that does not go with another one; a ValueError too
 
 Messages are one line: what happened, what was expected, what to do. Only the command line turns them into an exit code.
 """
@@ -73,6 +74,18 @@ class ServingError(FeatxError):
 
 class ModelError(FeatxError):
     """A classifier folder that is incomplete, altered or not trustworthy."""
+
+
+class SettingError(FeatxError, ValueError):
+    """A setting out of its range, not among the choices, or one that does not go with another.
+
+    Attributes:
+        setting: name of the parameter, as the message has it, or several with ", " between; None if there is no such.
+    """
+
+    def __init__(self, message: str, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 def one_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ import featx
 
 PACKAGE = Path(featx.__file__).parent
 HEAVY = ("tensorflow", "keras", "sklearn", "jax", "torch", "optuna", "sqlalchemy", "matplotlib")
-FLOOR = ("errors", "_files", "_keras", "_processes")  # which everyone may import
+FLOOR = ("errors", "_files", "_internal", "_keras", "_processes")  # which everyone may import
 # Each room and the other rooms it may import.
 ARROWS: dict[str, set[str]] = {
     **{room: set() for room in FLOOR},

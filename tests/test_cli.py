@@ -929,7 +929,7 @@ SAID: dict[str, list[str]] = {
         "temperature",
     ],
     "cv {features} --head ridge --folds 3 --C 1e-3:1:3": ["accuracy  deviation", "chosen", "ridge: ", "-ridge-cv"],
-    "cv {features} --shots 1,all --repeats 2": ["pictures a class", "all ", "logreg, 2 draws"],
+    "cv {features} --shots 1,all --repeats 2": ["pictures per class", "all ", "logreg, 2 draws"],
     "sweep {features} --head mlp --trials 1 --epochs 1": [
         "trial  accuracy",
         "1 trials (1 complete) in sweeps/",
@@ -1111,7 +1111,8 @@ def test_without_a_terminal_progress_is_lines(make_dataset: Callable[..., Path],
     words = ("extract", make_dataset(), *own, "--batch-size", 1)
     lines = run(*words).stderr.splitlines()
     assert re.fullmatch(r"looking through the pictures: 16/16, \d+\.\d/s, 0 s left", lines[0])
-    assert re.fullmatch(r"extracting: 16/16, \d+\.\d/s, 0 s left", lines[1]) and len(lines) == 2
+    assert re.fullmatch(r"extracting: 16/16, \d+\.\d/s, 0 s left", lines[1])
+    assert lines[2].startswith("next: featx fit cache/") and len(lines) == 3
 
 
 def test_progress_lines_come_now_and_then(
@@ -1149,7 +1150,7 @@ def test_programs_are_free_of_chatter(made: Made) -> None:
     predict = ["predict", made.model, name, "--quiet", "--json"]
     program = ("-c", COMMANDS, json.dumps([fit, predict]))
     code, stdout, stderr = finished(started(program=program, PYTHONIOENCODING="ascii"))
-    assert code == 0 and re.fullmatch(r"training: 1/1.*\n", stderr)
+    assert code == 0 and re.fullmatch(r"training: 1/1.*\nnext: featx evaluate models/.*\n", stderr)
     head, model, predicted = stdout.splitlines(keepends=True)
     assert head.startswith("bn-mlp: ") and model.startswith("models/")
     assert [p["path"] for p in parsed(predicted)["predictions"]] == [name]
