@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featx.cli import completion
 from featx.cli.choices import Method
 from featx.cli.options import Model, Weights
 from featx.cli.program import OUTPUT, RUN, USE, app, command, option
@@ -22,12 +21,7 @@ if TYPE_CHECKING:
 def explain(
     model: Model,
     paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH",
-            help="Pictures, folders of them, or one feature file.",
-            autocompletion=completion.features,
-        ),
+        list[Path], typer.Argument(metavar="PATH", help="Pictures, folders of them, or one feature file.")
     ],
     method: Annotated[
         Method | None,

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx.cli import completion
 from featx.cli.options import CACHE, CacheDir, RandomState, given
 from featx.cli.places import in_cache
 from featx.cli.program import OUTPUT, PREPARE, RUN, app, command, option
-from featx.cli.terminal import Report, columns, note, progress
+from featx.cli.terminal import Report, columns, in_options, note, progress
 
 if TYPE_CHECKING:
     from featx.inspecting.result import Copies, Inspection, Pair, Sizes
@@ -24,12 +23,7 @@ LINES = 20  # of a section
 @command(app, "featx inspect photos/ --write-list photos/clean.csv", PREPARE)
 def inspect(
     source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATASET|FEATURES",
-            help="A data set, as for `featx extract`, or a feature file.",
-            autocompletion=completion.features,
-        ),
+        Path, typer.Argument(metavar="DATASET|FEATURES", help="A data set, as for `featx extract`, or a feature file.")
     ],
     similarity: Annotated[
         float | None, option(RUN, "Cosine of features from which on pictures are near-duplicates. Default: 0.9.")
@@ -62,7 +56,7 @@ def inspect(
         **given(similarity=similarity, neighbors=neighbors),
     )  # fmt: skip
     for message in found.notes:
-        note(message)
+        note(in_options(message))
     fields, text = _fields(found), _text(found)
     if write_list:
         counts = inspecting.write_list(found, write_list, without_suspects)

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 from featx._internal.options import option_of
-from featx.cli.terminal import Report, run
+from featx.cli.terminal import OPTIONS, Report, run
 
 # Panels of `featx --help`, and the commands in each, in the order in which one comes to need them
 START, PREPARE, TRAIN, USE = "Start", "Prepare", "Train", "Use"
@@ -127,7 +127,8 @@ def _named(hint: Any, parameter: str) -> Any:
     if not about or not isinstance(about[0], OptionInfo):
         return hint
     info = copy.copy(about[0])
-    info.param_decls = (option_of(parameter),)
+    OPTIONS[parameter] = option_of(parameter)
+    info.param_decls = (OPTIONS[parameter],)
     return Annotated[hint.__origin__, info]
 
 

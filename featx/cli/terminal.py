@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featx._internal.options import option_of
 from featx.errors import FeatxError, SettingError
 
 SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal, progress comes as lines
+OPTIONS: dict[str, str] = {}  # of all commands, by the name of the parameter; filled as they are registered
+QUOTES = "\"'"
 
 
 @dataclass
@@ -52,7 +53,8 @@ def run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool)
     except KeyboardInterrupt as interrupt:
         return _fail("interrupted", str(interrupt) or "nothing was left half-written", 130, as_json, debug)
     except FeatxError as error:
-        return _fail("error", _in_options(error), 1, as_json, debug)
+        setting = error.setting if isinstance(error, SettingError) else ""
+        return _fail("error", in_options(str(error), setting), 1, as_json, debug)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail("error", where + (error.strerror or str(error)).lower(), 1, as_json, debug)
@@ -75,19 +77,23 @@ def _finish(report: Report, as_json: bool) -> int:
     return 1 if report.failed else 0
 
 
-def _in_options(error: FeatxError) -> str:
-    """Message of an error that names parameters as the command line does: ``views=5`` is ``--views 5``."""
-    message = str(error)
-    names = error.setting.split(", ") if isinstance(error, SettingError) and error.setting else []
-    for name in names:
-        message = _as_option(name, message)
-    return message
+def in_options(message: str, setting: str = "") -> str:
+    """A message of the library, with options for the parameters that it names: ``--views 5`` for ```views=5```.
+
+    Args:
+        message: with parameters in backticks.
+        setting: a parameter that the message may have without them.
+    """
+    if setting in OPTIONS and f"`{setting}" not in message:  # but not within quotes, a path or another word
+        message = re.sub(rf"""(?<![\w'"./-]){setting}(?![\w'"/-]|\.\w)""", f"`{setting}`", message)
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", _in_option, message)
 
 
-def _as_option(name: str, message: str) -> str:
-    """Put a parameter's option for its name, wherever that stands by itself: not in quotes, a path or an option."""
-    word = rf"""(?<![\w'"./-]){re.escape(name)}(?![\w'"/-]|\.\w)(=True\b|=)?"""
-    return re.sub(word, lambda found: option_of(name) + (" " if found[1] == "=" else ""), message)
+def _in_option(found: re.Match[str]) -> str:
+    name, value = found.groups()
+    if name not in OPTIONS or value == "False":
+        return found[0]
+    return OPTIONS[name] if value in (None, "True") else f"{OPTIONS[name]} {value.strip(QUOTES)}"
 
 
 def _as_json(fields: dict[str, Any] | list[dict[str, Any]]) -> str:
@@ -209,7 +215,7 @@ class _Terminal(logging.Handler):
         logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.note(("warning: " if record.levelno >= logging.WARNING else "") + record.getMessage())
+        self.note(("warning: " if record.levelno >= logging.WARNING else "") + in_options(record.getMessage()))
 
     def note(self, message: str) -> None:
         if not self._quiet:
