@@ -1166,6 +1166,8 @@ def test_a_name_that_cannot_be_copied_is_not_hinted_at(make_dataset: Callable[..
     assert hinted("inspect", "two lines") == ["extract", "two lines"]
     os.rename("two lines", "two\nlines")
     assert "next: " not in run("inspect", "two\nlines").output
+    os.rename("two\nlines", "--quiet")
+    assert hinted("inspect", "--", "--quiet") == ["extract", "./--quiet"]
 
 
 # ------------------------------------------------------------------------------------------------------------- progress

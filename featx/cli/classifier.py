@@ -21,7 +21,6 @@ from featx.cli.options import (
     HeadName,
     Model,
     Neighbors,
-    Out,
     RandomState,
     Source,
     Validation,
@@ -74,7 +73,7 @@ def fit(
     calibrate: Calibrate = False,
     random_state: RandomState = 0,
     cache_dir: CacheDir = CACHE,
-    out: Out = None,
+    out: Annotated[Path | None, option(OUTPUT, "Folder to write. Default: models/FEATURES-HEAD.")] = None,
 ) -> Report:
     """Train a small head on cached features, in seconds.
 

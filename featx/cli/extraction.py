@@ -12,7 +12,6 @@ from featx.cli.options import (
     CacheDir,
     Dataset,
     PoolingRule,
-    Profile,
     extraction_options,
     network_options,
     view_options,
@@ -56,7 +55,7 @@ def extract(
     workers: Annotated[
         str, option(RUN, "A number of processes, gpus (one each), dask://HOST:PORT or ray://HOST:PORT.")
     ] = "1",
-    profile: Profile = False,
+    profile: Annotated[bool, option(RUN, "Print where the time went.")] = False,
     cache_dir: CacheDir = CACHE,
 ) -> Report:
     """Run a frozen network over pictures once, and keep its features in a file.

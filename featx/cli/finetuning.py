@@ -16,7 +16,6 @@ from featx.cli.options import (
     VALIDATION,
     CacheDir,
     Dataset,
-    LiveAugment,
     Unfreeze,
     Validation,
     extraction_options,
@@ -26,7 +25,7 @@ from featx.cli.options import (
     view_options,
 )
 from featx.cli.places import after_training, in_cache, save
-from featx.cli.program import HEAD, NETWORK, OUTPUT, TRAIN, TRAINING, app, command, option
+from featx.cli.program import HEAD, NETWORK, OUTPUT, TRAIN, TRAINING, VIEWS, app, command, option
 from featx.cli.terminal import Report, columns, note, progress
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def finetune(
         ),
     ] = None,
     network: dict[str, Any],
-    live_augment: LiveAugment = False,
+    live_augment: Annotated[bool, option(VIEWS, "Decode and augment anew in every epoch, without a cache.")] = False,
     views: dict[str, Any],
     head: Annotated[
         str | None,

@@ -9,7 +9,7 @@ import typer
 
 from featx.cli import completion
 from featx.cli.choices import HEADS, Dtype, Engine, Input, Pooling, Precision, Preprocessing, Resize
-from featx.cli.program import HEAD, NETWORK, OUTPUT, PICTURES, RUN, TRAINING, VIEWS, option
+from featx.cli.program import HEAD, NETWORK, PICTURES, RUN, TRAINING, VIEWS, option
 
 CACHE = Path("cache")
 VALIDATION = 0.2
@@ -47,7 +47,6 @@ BatchSize = Annotated[
     int | None, option(RUN, "Pictures per call of the network. Default: what suits device and memory.", min=1)
 ]
 Weights = Annotated[str | None, option(RUN, "Where the network's weights are now, if they have moved.")]
-Profile = Annotated[bool, option(RUN, "Print where the time went.")]
 
 Size = Annotated[int | None, option(PICTURES, "Side in pixels. Default: the network's own.", min=1)]
 ResizeRule = Annotated[Resize, option(PICTURES, "How pictures get that size.")]
@@ -90,7 +89,6 @@ Zoom = Annotated[float, option(VIEWS, "Magnify or shrink by up to this share.")]
 Rotate = Annotated[float, option(VIEWS, "Turn by up to so many degrees either way.")]
 Shift = Annotated[float, option(VIEWS, "Move by up to this share of the side.")]
 Brightness = Annotated[float, option(VIEWS, "Brighten or darken by up to this share.")]
-LiveAugment = Annotated[bool, option(VIEWS, "Decode and augment anew in every epoch, without a cache.")]
 
 HeadName = Annotated[str, option(HEAD, f"{', '.join(HEADS[:-1])} or {HEADS[-1]}.", autocompletion=completion.heads)]
 InputRule = Annotated[Input | None, option(HEAD, "What becomes of maps: all places, their mean, or their maximum.")]
@@ -102,7 +100,6 @@ Dropout = Annotated[float | None, option(HEAD, "bn-mlp, mlp: share of units left
 
 Validation = Annotated[float, option(TRAINING, "Share to hold out if the data set has no validation split.")]
 Calibrate = Annotated[bool, option(TRAINING, "Choose a temperature by the pictures held out.")]
-Out = Annotated[Path | None, option(OUTPUT, "Folder to write. Default: models/FEATURES-HEAD.")]
 
 
 def given(**options: Any) -> dict[str, Any]:

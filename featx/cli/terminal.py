@@ -71,10 +71,15 @@ def _finish(report: Report, as_json: bool) -> int:
     """Say what a command found, and what one might do next."""
     if not print_out(_as_json(report.fields) if as_json else _shown(report.text)):
         return 1
-    command = shlex.join(["featx", *map(str, report.next)])
+    command = shlex.join(["featx", *map(_word, report.next)])
     if report.next and not as_json and command.isprintable():  # another could be neither shown nor copied as it is
         note(f"next: {command}")
     return 1 if report.failed else 0
+
+
+def _word(word: str | Path) -> str:
+    """A word of a command line; a path that begins as an option does is no option."""
+    return f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
 
 
 def in_options(message: str, setting: str = "") -> str:
