@@ -11,6 +11,7 @@ import numpy as np
 
 from featx._internal.intervals import normal_interval, within_shares
 from featx._internal.progress import Progress, silent
+from featx._internal.text import percent
 from featx.backbones import divide
 from featx.cache import load_features
 from featx.classifier import Classifier, fit
@@ -216,16 +217,12 @@ def _concluded(found: list[Method], rows: int, repeats: int, seconds: float, mea
         None: f"These pictures cannot tell if fine-tuning is worth it; {head.name} on frozen features is quick",
     }[worth_it]
     sentence = (
-        f"{verdict}: {_percent(head.accuracy)} % with {head.name} in {_time(head.seconds)}, "
-        f"{_percent(tuned.accuracy)} % with {tuned.name} in {_time(tuned.seconds)}, {100 * gain:+.1f} points (95 % "
+        f"{verdict}: {percent(head.accuracy)} with {head.name} in {_time(head.seconds)}, "
+        f"{percent(tuned.accuracy)} with {tuned.name} in {_time(tuned.seconds)}, {100 * gain:+.1f} points (95 % "
         f"interval {100 * low:+.1f} to {100 * high:+.1f}; {len(paired)} pictures, {repeats} draws); training end to "
         f"end {'took' if measured else 'would take about'} {_time(seconds)}."
     )
     return Comparison(ranked, head.name, tuned.name, gain, (low, high), worth_it, rows, repeats, seconds, sentence)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 def _time(seconds: float) -> str:

@@ -7,21 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featx._internal.options import option_of
 from featx.backbones import SCRATCH
 from featx.cache import Features
 from featx.classifier import TAIL, Classifier, Fitting, head_name
 
-OPTIONS = {
-    "n_neighbors": "--neighbors",
-    "random_state": "--seed",
-    **{name: f"--{name}" for name in ("input", "C", "hidden", "dropout", "epochs", "patience", "mixup", "layers")},
-    **{n: "--" + n.replace("_", "-") for n in ("learning_rate", "batch_size", "weight_decay", "label_smoothing")},
-}
-TAIL_OPTIONS = {
-    name: OPTIONS.get(name, f"--{name}")
-    for name in ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "label_smoothing", "batch_size")
-    + ("epochs", "patience", "keep", "random_state")
-}
+# Parameters that `featx fit` has an option for, and those of `featx finetune` besides the head's
+PARAMETERS = (
+    *("input", "C", "n_neighbors", "hidden", "layers", "dropout", "learning_rate", "batch_size", "epochs", "patience"),
+    *("mixup", "weight_decay", "label_smoothing", "random_state"),
+)
+TAIL_PARAMETERS = (
+    *("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "label_smoothing", "batch_size", "epochs"),
+    *("patience", "keep", "random_state"),
+)
+OPTIONS = {name: option_of(name) for name in PARAMETERS}
+TAIL_OPTIONS = {name: option_of(name) for name in TAIL_PARAMETERS}
 USUAL_VALIDATION = 0.2
 USUAL_FOLDS = 5
 
@@ -105,7 +106,7 @@ def _recipe_options(recipe: Any) -> list[str]:
     usual = asdict(type(recipe)())
     words = []
     for name, value in asdict(recipe).items():
-        option = "--seed" if name == "random_state" else "--" + name.replace("_", "-")
+        option = option_of(name)
         if value == usual[name] or (name == "dtype" and recipe.backbone == "pixels"):
             continue
         words += [option] if value is True else [option, str(value)]
@@ -117,11 +118,10 @@ def _views(features: Features | None) -> list[str]:
     if features is None or not features.augmentation:
         return []
     words = ["--views", str(int(features.views.max()) + 1)]
-    for name in ("flip", "zoom", "rotate", "shift", "brightness"):
-        value = features.augmentation.get(name)
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)] if value else []
-    seed = features.augmentation.get("random_state", 0)
-    return words + (["--seed", str(seed)] if seed else [])
+    for name in ("flip", "zoom", "rotate", "shift", "brightness", "random_state"):
+        option, value = option_of(name), features.augmentation.get(name)
+        words += [option] if value is True else [option, str(value)] if value else []
+    return words
 
 
 def _validation(record: Fitting) -> list[str]:
