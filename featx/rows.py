@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +239,7 @@ class Rows:
         return self.inputs[input][rows], self.y[rows]
 
 
-def inputs_of(features: Features, fixed: dict[str, Any]) -> list[str]:
+def inputs_of(features: Features, fixed: Mapping[str, Any]) -> list[str]:
     """What may become of the features' maps, the smallest forms first; one entry if there is no choice."""
     if "input" in fixed or len(features.shape) != 4:
         return [fixed.get("input", "avg")]

@@ -17,10 +17,10 @@ import typer
 from typer.testing import CliRunner
 
 import featx
+from featx._internal.choices import HEADS, TUNED_HEADS
 from featx._internal.options import option_of
 from featx._internal.text import percent
 from featx.cli import app
-from featx.cli.choices import HEADS, TUNED_HEADS
 from featx.cli.program import GROUPS, PANELS, command
 from featx.cli.terminal import Report, in_options
 from featx.errors import DatasetError, FeatxError, SettingError, TrainingError

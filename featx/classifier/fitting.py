@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from featx.classifier.evaluation import fit_temperature
 from featx.classifier.record import Fitting
 from featx.errors import SettingError, TrainingError
 from featx.extraction import Recipe
-from featx.heads import Head, make_head
+from featx.heads import Head, HeadParams, make_head
 from featx.rows import accuracy, groups_of, inputs, probabilities, split_of, training_split
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def fit(
     random_state: int = 0,
     calibrate: bool = False,
     progress: Progress | None = None,
-    **params: Any,
+    **params: Unpack[HeadParams],
 ) -> Classifier:
     """Fit a head on the training rows of a feature file, on all views of each picture that it holds.
 
@@ -121,7 +122,7 @@ def assembled(
     )
 
 
-def _unfitted(head: str | Head, usual: dict[str, Any], params: dict[str, Any]) -> Head:
+def _unfitted(head: str | Head, usual: dict[str, Any], params: Mapping[str, Any]) -> Head:
     if isinstance(head, str):
         return make_head(head, **{**usual, **params})
     if params:

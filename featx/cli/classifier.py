@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featx._internal.choices import Split
 from featx._internal.options import option_of
 from featx._internal.text import percent
-from featx.cli.choices import Split
 from featx.cli.options import (
     CACHE,
     VALIDATION,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from featx.cli.choices import HEADS
+from featx._internal.choices import HEADS
 
 
 def _beginning_with(names: Iterable[str], incomplete: str) -> list[str]:

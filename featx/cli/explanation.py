@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featx.cli.choices import Method
+from featx._internal.choices import Method
 from featx.cli.options import Model, Weights
 from featx.cli.program import OUTPUT, RUN, USE, app, command, option
 from featx.cli.terminal import Report, columns, escaped, note, progress

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from featx._internal.choices import HEADS, TUNED_HEADS, Kept, Optimizer, Schedule, Scratch
 from featx._internal.options import option_of
 from featx._internal.text import percent
 from featx.cli import completion
-from featx.cli.choices import HEADS, TUNED_HEADS, Kept, Optimizer, Schedule, Scratch
 from featx.cli.classifier import on_validation_rows
 from featx.cli.options import (
     CACHE,

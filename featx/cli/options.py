@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from featx._internal.choices import HEADS, Dtype, Engine, Input, Pooling, Precision, Preprocessing, Resize
 from featx.cli import completion
-from featx.cli.choices import HEADS, Dtype, Engine, Input, Pooling, Precision, Preprocessing, Resize
 from featx.cli.program import HEAD, NETWORK, PICTURES, RUN, TRAINING, VIEWS, option
 
 CACHE = Path("cache")

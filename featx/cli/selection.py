@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from featx._internal.choices import Input, Pruner, Rule, SweptHead
 from featx._internal.text import percent
-from featx.cli.choices import Input, Pruner, Rule, SweptHead
 from featx.cli.options import (
     CACHE,
     VALIDATION,
@@ -23,6 +24,7 @@ from featx.cli.options import (
 from featx.cli.places import after_training, features_or_newest, require_folder_of, save
 from featx.cli.program import HEAD, OUTPUT, RUN, SEARCH, TRAIN, TRAINING, app, command, option
 from featx.cli.terminal import Report, columns, note, progress
+from featx.errors import SettingError
 
 if TYPE_CHECKING:
     from featx.selection.cross_validation import CrossValidation
@@ -58,8 +60,8 @@ def cv(
 
     Test rows are not looked at. With --shots: how accuracy grows with the number of training pictures.
     """
-    from featx.selection.cross_validation import cross_validate, parse_C
-    from featx.selection.few_shot import few_shot, parse_shots
+    from featx.selection.cross_validation import cross_validate
+    from featx.selection.few_shot import few_shot
 
     features = features_or_newest(features, cache_dir)
     values = parse_C(C) if C else None
@@ -127,6 +129,29 @@ def _validated(head: str, validated: CrossValidation, folder: Path) -> Report:
 def _row(trial: Setting, chosen: bool) -> list[Any]:
     C = f"{trial.params['C']:g}" if trial.params else "-"
     return [C, trial.mean_accuracy, trial.std_accuracy, trial.mean_log_loss, "chosen" if chosen else ""]
+
+
+def parse_C(text: str) -> list[float]:
+    """Values of C: ``0.1``, or ``lo:hi:n`` for ``n`` values from ``lo`` to ``hi``, evenly spaced in their logarithm."""
+    import numpy as np
+
+    try:
+        if ":" not in text:
+            return [float(text)]
+        low, high, count = text.split(":")
+        if not 0 < float(low) <= float(high) < math.inf or int(count) < 1:
+            raise ValueError(text)
+        return [float(value) for value in np.geomspace(float(low), float(high), int(count))]
+    except ValueError:
+        raise SettingError(f"`C` takes a number, or lo:hi:n such as 1e-5:10:9, got {text!r}", "C") from None
+
+
+def parse_shots(text: str) -> list[int | None]:
+    """Numbers of pictures per class, such as ``1,2,5,all``; None for all."""
+    try:
+        return [None if part.strip() == "all" else int(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(f"`shots` takes numbers and `all`, such as 1,2,5,10,20,all, got {text!r}", "shots") from None
 
 
 @command(app, "featx sweep --head bn-mlp --trials 64 --plot sweep.png", TRAIN)

@@ -8,10 +8,11 @@ channels weighted by the mean of the score's gradient, what speaks against the c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from featx._internal.choices import Method
 from featx.errors import TrainingError
 from featx.heads import Head, Scores
 from featx.pictures import square_on
@@ -20,7 +21,7 @@ from featx.tail import TailHead
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-METHODS = ("cam", "gradcam")
+METHODS: tuple[str, ...] = get_args(Method)
 BLOCK_BYTES = 4 * 2**20  # of gradients that are held at once
 FOR, AGAINST = (214, 39, 40), (31, 119, 180)  # red and blue
 STRENGTH = 0.75  # how much of the picture the strongest evidence covers

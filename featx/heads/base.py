@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 from scipy.sparse import issparse
@@ -10,12 +10,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featx._internal.choices import Input
 from featx._internal.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INPUTS = ("flat", "avg", "max")
+INPUTS: tuple[str, ...] = get_args(Input)
 
 
 class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image
 
+from featx._internal.choices import Resize
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RESIZES = ("stretch", "crop", "pad")
+RESIZES: tuple[str, ...] = get_args(Resize)
 
 
 def resize(image: NDArray[np.uint8], size: int, how: str = "stretch") -> NDArray[np.uint8]:

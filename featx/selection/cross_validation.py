@@ -10,23 +10,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 
+from featx._internal.choices import Rule
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features, rows_per_block
 from featx.classifier import Classifier, Fitting, assembled, fit_temperature, head_name
 from featx.errors import SettingError, TrainingError, require_choice
-from featx.heads import Head, LinearHead, check_C, group_weights, make_head, solve_paths
+from featx.heads import Head, LinearHead, ParamsBesideC, check_C, group_weights, make_head, solve_paths
 from featx.rows import accuracy, fold_numbers, groups_of, inputs, probabilities, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RULES = ("best", "one-se")
+RULES: tuple[str, ...] = get_args(Rule)
 C_VALUES = {"logreg": (1e-5, 10.0, 13), "svm": (1e-6, 0.1, 11), "ridge": (1e-6, 1.0, 13)}  # lo, hi, how many
 
 
@@ -70,7 +71,7 @@ def cross_validate(
     random_state: int = 0,
     calibrate: bool = False,
     progress: Progress | None = None,
-    **params: Any,
+    **params: Unpack[ParamsBesideC],
 ) -> CrossValidation:
     """Measure a head by stratified folds of the training rows; linear heads for a whole path of C at once.
 
@@ -126,28 +127,6 @@ def cross_validate(
     )
     classifier = assembled(model, features, record, rows[pictures], rows[pictures], before)
     return CrossValidation(trials[at], trials, classifier, folds, record.seconds)
-
-
-def parse_C(text: str) -> list[float]:
-    """``0.1``, or ``lo:hi:n`` for ``n`` values from ``lo`` to ``hi``, evenly spaced in their logarithm.
-
-    Raises:
-        TrainingError: anything else.
-    """
-    try:
-        if ":" not in text:
-            values = [float(text)]
-        else:
-            low, high, count = text.split(":")
-            if not 0 < float(low) <= float(high) or int(count) < 1:
-                raise ValueError(text)
-            values = [float(v) for v in np.geomspace(float(low), float(high), int(count))]
-        for value in values:
-            check_C(value)
-    except ValueError as error:
-        why = f" {error}" if str(error).startswith("C must") else ""
-        raise TrainingError(f"--C takes a number, or lo:hi:n such as 1e-5:10:9, got {text!r}.{why}") from None
-    return values
 
 
 def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from sklearn.base import clone
@@ -14,7 +14,7 @@ from featx._internal.intervals import student_interval, within_shares
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
 from featx.errors import SettingError, TrainingError
-from featx.heads import Head, make_head
+from featx.heads import Head, HeadParams, make_head
 from featx.rows import accuracy, probabilities, training_split
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def few_shot(
     validation: float = 0.2,
     random_state: int = 0,
     progress: Progress | None = None,
-    **params: Any,
+    **params: Unpack[HeadParams],
 ) -> list[Shots]:
     """Accuracy against the number of training pictures a class: would more pictures help?
 
@@ -82,18 +82,6 @@ def few_shot(
             if progress:
                 progress("few-shot curve", sum(map(len, found.values())), repeats * len(found))
     return [_interval(number, draws) for number, draws in found.items()]
-
-
-def parse_shots(text: str) -> list[int | None]:
-    """``1,2,5,all``: numbers of pictures a class, None for all.
-
-    Raises:
-        TrainingError: anything else.
-    """
-    try:
-        return [None if part.strip() == "all" else int(part) for part in text.split(",")]
-    except ValueError:
-        raise TrainingError(f"--shots takes numbers and `all`, such as 1,2,5,10,20,all, got {text!r}") from None
 
 
 def _places_in_class(features: Features, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

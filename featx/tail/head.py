@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 
+from featx._internal.choices import Kept, Optimizer, Schedule
 from featx._internal.keras import load_keras
 from featx._internal.progress import Progress, silent
 from featx.backbones import SCRATCH, Division, build_tail, subtract_mean_image, subtracts_mean_image
@@ -22,9 +23,9 @@ from featx.tail.course import Course, OnEpoch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "constant")
-KEPT = ("best", "last")
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+KEPT: tuple[str, ...] = get_args(Kept)
 WARM_UP = 0.05  # share of the steps in which the learning rate rises to its full height, on the cosine schedule
 LARGEST_HALF = 6e4  # of float16, nearly
 MEAN_ROWS = 256  # pictures that are read at once for the mean image

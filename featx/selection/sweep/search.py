@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack, get_args
 
 import optuna
 
+from featx._internal.choices import Pruner
 from featx._internal.hashing import digest
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
 from featx.classifier import fit
 from featx.errors import SettingError, TrainingError, require_choice
-from featx.heads import make_head
+from featx.heads import HeadParams, make_head
 from featx.rows import Rows, inputs_of, read_rows
 from featx.selection.sweep import study as studies
 from featx.selection.sweep.result import Sweep, Trial
@@ -27,7 +28,7 @@ from featx.selection.sweep.training import Task, attempt, attempt_in_workers, pa
 
 logger = logging.getLogger(__name__)
 
-PRUNERS = ("median", "hyperband", "none")
+PRUNERS: tuple[str, ...] = get_args(Pruner)
 PATIENCE = 8  # epochs that a trial waits for a better one: a search can afford less than the final fit
 
 
@@ -44,7 +45,7 @@ def sweep(
     repeats: int = 1,
     random_state: int = 0,
     progress: Progress | None = None,
-    **fixed: Any,
+    **fixed: Unpack[HeadParams],
 ) -> Sweep:
     """Search for a head's best parameters on the validation rows, and fit it with them by :func:`featx.fit`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,13 @@ def finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def results(study: optuna.Study, space: dict[str, Scale], fixed: dict[str, Any]) -> list[Trial]:
+def results(study: optuna.Study, space: dict[str, Scale], fixed: Mapping[str, Any]) -> list[Trial]:
     """The finished trials by their number."""
     found = [_result(trial, space, fixed) for trial in study.get_trials(deepcopy=False, states=FINISHED)]
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _result(trial: FrozenTrial, space: dict[str, Scale], fixed: dict[str, Any]) -> Trial:
+def _result(trial: FrozenTrial, space: dict[str, Scale], fixed: Mapping[str, Any]) -> Trial:
     attrs = trial.user_attrs
     accuracies = attrs.get("accuracies") or list(trial.intermediate_values.values())
     error = attrs.get("error")

@@ -1,12 +1,12 @@
-"""Names that options choose from.
+"""Names that settings choose from, as types, for signatures, for the command line, and for the rooms that check them.
 
-They stand here once more, as literals, because the rooms that own them load NumPy, scikit-learn or Keras, which neither
-``--help`` nor a press of Tab can wait for. A test holds them equal to the library's.
+They stand below all rooms because the rooms load NumPy, scikit-learn or Keras, which neither ``--help`` nor a press of
+Tab can wait for.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 Pooling = Literal["none", "avg", "max"]
 Resize = Literal["stretch", "crop", "pad"]
@@ -25,5 +25,7 @@ Schedule = Literal["cosine", "constant"]
 Kept = Literal["best", "last"]
 Method = Literal["cam", "gradcam"]
 
-HEADS = ("bn-mlp", "mlp", "logreg", "svm", "ridge", "knn")
-TUNED_HEADS = tuple(name for name in HEADS if name != "knn")  # has no gradient
+HeadName = Literal["bn-mlp", "mlp", "logreg", "svm", "ridge", "knn"]
+
+HEADS: tuple[str, ...] = get_args(HeadName)
+TUNED_HEADS = tuple(name for name in HEADS if name != "knn")  # which has no gradient
