@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from featx._internal.progress import Progress
+from featx._internal.progress import Progress, silent
 from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
@@ -43,7 +43,13 @@ TOLERANCE = 1e-3  # of probability, between a picture's cached and its live feat
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's prediction: the most probable class, and ``all_probabilities``, float32 ``(classes,)``."""
+    """Prediction of one picture.
+
+    Attributes:
+        path: the picture, as it was named.
+        label, probability: the most probable class, and its probability.
+        all_probabilities: float32 ``(classes,)``, in the order of ``class_names``.
+    """
 
     path: str
     label: str
@@ -59,11 +65,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Measured:
-    """Labelled rows of a feature file, and how a classifier did on each.
+    """Evaluation of a classifier, row by row.
 
     Attributes:
-        evaluation: how it did on all of them.
-        rows: int64 ``(n,)``, their numbers in the file.
+        evaluation: measures over all rows.
+        rows: int64 ``(n,)``, numbers of the measured rows in the feature file.
         y: int64 ``(n,)``, true classes as numbers of the classifier's ``class_names``.
         probabilities: float32 ``(n, classes)``.
     """
@@ -93,17 +99,29 @@ class Diagnosis:
 
 @dataclass
 class Classifier:
-    """A fitted head together with all that is needed to use it on pictures.
+    """Fitted head together with all that is needed to use it on pictures.
 
     Attributes:
         head: the fitted head, whose classes are the numbers of ``class_names``.
-        class_names: the classes.
-        spec: what made the features it was fitted on.
-        recipe: how to build the trunk that makes such features.
+        class_names: names of the classes.
+        spec: everything that decided the values of the features it was fitted on.
+        recipe: settings by which the trunk that makes such features is built.
         fitting: record of how it was fitted, and how it did.
         train_ids, validation_ids: content ids of the rows it was trained on, and of those held out to choose.
         held_out: float32 ``(len(validation_ids), classes)``: probabilities of the held-out rows by a head that had not
             seen them; empty if that is the head itself, because it was not fitted again on all rows.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> classifier = featx.fit(features, "logreg")
+        >>> classifier
+        <Classifier logreg on pixels: 2 classes>
+        >>> classifier.save("models/photos")
+        PosixPath('models/photos')
+        >>> predictions, quarantined = featx.Classifier.load("models/photos").predict(["photos/lying"])
+        >>> len(predictions), quarantined
+        (12, [])
     """
 
     head: Head
@@ -147,25 +165,32 @@ class Classifier:
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[list[Prediction], list[tuple[str, str]]]:
-        """Predict pictures, given by file or by folder, from their pixels.
+        """Predict pictures from their pixels.
+
+        Args:
+            paths: files, taken as they are, and folders, searched for pictures.
+            batch_size: pictures per call of the trunk; by default as many as suit the device.
+            progress: called with what is going on, how much is done, and of how much.
 
         Returns:
-            the predictions, in order, and ``(path, reason)`` of the files that cannot be read.
+            predictions in the order of the files, and ``(path, reason)`` of the files that cannot be read.
+
+        Raises:
+            DatasetError: a path that does not exist, or no pictures at all.
         """
         files = [str(path) for path in list_files(paths)]
         failures: dict[str, PictureError] = {}
-        found: dict[str, NDArray[np.float32]] = {}
-        if progress:
-            progress("predicting", 0, len(set(files)))
+        by_file: dict[str, NDArray[np.float32]] = {}
+        progress = progress or silent
+        progress("predicting", 0, len(set(files)))
         for names, stored in self.live_features(files, failures, batch_size):
-            found |= dict(zip(names, self.probabilities(stored), strict=True))
-            if progress:
-                progress("predicting", len(found) + len(failures), len(set(files)))
-        predictions = [self.prediction(name, found[name]) for name in files if name in found]
+            by_file |= dict(zip(names, self.probabilities(stored), strict=True))
+            progress("predicting", len(by_file) + len(failures), len(set(files)))
+        predictions = [self.prediction(name, by_file[name]) for name in files if name in by_file]
         return predictions, [(name, str(failures[name])) for name in files if name in failures]
 
     def evaluate(self, features: Features | str | Path | None = None, split: str | None = None) -> Evaluation:
-        """Measure on rows of a feature file: by default its test rows, else the labelled rows not trained on.
+        """Measure on labelled rows: by default the test rows, else the rows not trained on.
 
         Validation rows are always measured as rows that the head had not seen: if it was fitted again on them too,
         the probabilities from before are used.
@@ -184,7 +209,7 @@ class Classifier:
         return self.measured(features, split).evaluation
 
     def measured(self, features: Features | str | Path | None = None, split: str | None = None) -> Measured:
-        """What :meth:`evaluate` measures, row by row."""
+        """Evaluation as by :meth:`evaluate`, row by row."""
         if split is not None:
             require_choice("split", split, SPLITS)
         features = self.features_of(features)
@@ -204,7 +229,7 @@ class Classifier:
         left_out = int(labelled.sum()) - len(rows) if split == "unseen" else 0
         if left_out:
             logger.warning("%d pictures are left out: the classifier was trained on them", left_out)
-        found = measure(
+        evaluation = measure(
             y,
             predicted,
             self.class_names,
@@ -213,7 +238,7 @@ class Classifier:
             seen_in_training=seen,
             left_out=left_out,
         )
-        return Measured(found, rows, y, predicted)
+        return Measured(evaluation, rows, y, predicted)
 
     def doctor(
         self, features: Features | str | Path | None = None, n_rows: int = 32, *, batch_size: int | None = None

@@ -73,7 +73,7 @@ def cross_validate(
     progress: Progress | None = None,
     **params: Unpack[ParamsBesideC],
 ) -> CrossValidation:
-    """Measure a head by stratified folds of the training rows; linear heads for a whole path of C at once.
+    """Measure a head by stratified folds of the training rows, linear heads for a whole path of C at once; fit the best.
 
     Args:
         features: a feature file or its path.
@@ -88,7 +88,15 @@ def cross_validate(
         **params: of a head given by name.
 
     Raises:
-        TrainingError: settings that do not fit, or too few pictures.
+        SettingError: a setting out of its range, or one that the head does not have.
+        TrainingError: too few pictures, or labels that cannot be trained on.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> result = featx.cross_validate(features, "logreg", C=[0.001, 0.1], folds=3)
+        >>> [trial.params for trial in result.trials]
+        [{'C': 0.001}, {'C': 0.1}]
     """
     started = time.perf_counter()
     features = load_features(features)
