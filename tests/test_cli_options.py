@@ -186,7 +186,7 @@ def test_defaults_that_help_tells_are_true() -> None:
 
     library = {name: p.default for name, p in inspect.signature(TailHead).parameters.items()}
     library |= {"similarity": inspect.signature(featx.inspect).parameters["similarity"].default}
-    library |= {"neighbors": inspect.signature(featx.inspect).parameters["neighbors"].default}
+    library |= {"neighbors": inspect.signature(featx.inspect).parameters["n_neighbors"].default}
     told = {}
     for name in ("finetune", "inspect"):
         for parameter in COMMANDS[name].values():

@@ -28,7 +28,7 @@ def inspect(
     similarity: Annotated[
         float | None, option(RUN, "Cosine of features from which on pictures are near-duplicates. Default: 0.9.")
     ] = None,
-    neighbors: Annotated[
+    n_neighbors: Annotated[
         int | None, option(RUN, "How many of the nearest pictures each is compared with. Default: 10.", min=1)
     ] = None,
     random_state: RandomState = 0,
@@ -53,7 +53,7 @@ def inspect(
         inspecting.require_place(write_list, inspecting.root_of(source))
     found = inspecting.inspect(
         source, cache_dir=cache_dir, random_state=random_state, progress=progress,
-        **given(similarity=similarity, neighbors=neighbors),
+        **given(similarity=similarity, n_neighbors=n_neighbors),
     )  # fmt: skip
     for message in found.notes:
         note(in_options(message))

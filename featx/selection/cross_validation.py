@@ -73,7 +73,7 @@ def cross_validate(
     progress: Progress | None = None,
     **params: Unpack[ParamsBesideC],
 ) -> CrossValidation:
-    """Measure a head by stratified folds of the training rows, linear heads for a whole path of C at once; fit the best.
+    """Measure a head by stratified folds of the training rows, a linear one for a whole path of C, and fit the best.
 
     Args:
         features: a feature file or its path.
