@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ def ls(cache_dir: CacheDir = Path("cache")) -> Report:
     files = [
         {"features": str(f.path), "dataset": f.dataset, "backbone": f.spec["backbone"], "layer": f.spec["layer"]}
         | {"shape": f.shape, "dtype": str(f.dtype), "quarantined": len(f.quarantine), "bytes": size_on_disk(f.path)}
-        for f in CacheFolder(cache_dir).features()
+        for f in CacheFolder(cache_dir).iter_features()
         if f.path.parent == cache_dir
     ]
     unfinished = [str(partial) for partial in sorted(cache_dir.glob("*.partial"))]
@@ -47,7 +48,7 @@ def show(features: FeatureFile) -> Report:
 
     found = load_features(features)
     names = [*found.class_names, "unlabelled"]
-    pictures = found.views == 0
+    pictures = found.pictures
     classes = Counter(names[label] for label in found.y[pictures].tolist())
     splits = Counter(found.splits[pictures].tolist())
     fields: dict[str, Any] = {
@@ -109,15 +110,18 @@ def explain(
     cache_dir: CacheDir = Path("cache"),
 ) -> Report:
     """Say why the next `featx extract` of the same options would compute: which files, or which field of the spec."""
-    from featx.extraction import explain
+    from featx.extraction import plan
 
-    found = explain(dataset, cache_dir=cache_dir, progress=progress, **settings)
-    what = "pictures" if found["views"] == 1 else "views of pictures"
-    lines = [f"would compute {found['would_compute']} {what} and reuse {found['would_reuse']}"]
-    lines += [f"new: {path!r}" for path in found["new"][:10]]
-    lines += [f"... and {len(found['new']) - 10} more"] if len(found["new"]) > 10 else []
-    lines += [f"{other['features']} differs: {'; '.join(other['differences'])}" for other in found["other_specs"]]
-    return Report(found, "\n".join(lines))
+    planned = plan(dataset, cache_dir=cache_dir, progress=progress, **settings)
+    what = "pictures" if planned.views == 1 else "views of pictures"
+    lines = [f"would compute {planned.would_compute} {what} and reuse {planned.would_reuse}"]
+    lines += [f"new: {path!r}" for path in planned.new[:10]]
+    lines += [f"... and {len(planned.new) - 10} more"] if len(planned.new) > 10 else []
+    lines += [f"{other.features_path} differs: {'; '.join(other.differences)}" for other in planned.other_specs]
+    fields = asdict(planned)
+    for described in (fields, *fields["other_specs"]):
+        described["features"] = described.pop("features_path")
+    return Report(fields, "\n".join(lines))
 
 
 @command(app, "featx cache prune --dry-run")

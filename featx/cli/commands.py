@@ -115,20 +115,21 @@ def extract(
         **settings,
     )
     fields = asdict(done) | {"quarantine": [{"path": path, "reason": reason} for path, reason in done.quarantine]}
+    fields["features"] = fields.pop("features_path")
     for path, reason in done.quarantine[:10]:
         note(f"quarantined: {path!r}: {reason}")
     if len(done.quarantine) > 10:
-        note(f"quarantined: {len(done.quarantine) - 10} more; `featx cache show {done.features}` lists all")
+        note(f"quarantined: {len(done.quarantine) - 10} more; `featx cache show {done.features_path}` lists all")
     engine = f" by {done.engine}" if done.computed else ""
     rate = f", {done.images_per_second:.1f} pictures/s" if done.computed else ""
     ignored = f" ({done.ignored} other files ignored)" if done.ignored else ""
     views = f"; {done.view_rows} rows of views 1 to {done.views - 1}" if done.view_rows else ""
-    classes = _counts(load_features(done.features))
+    classes = _counts(load_features(done.features_path))
     return Report(
         fields,
         f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}{views}\n{classes}\n"
         f"{done.computed} computed{engine}, {done.reused} reused in {done.seconds:.1f} s{rate}\n"
-        f"{done.features}: {_shape(done.shape)} {done.dtype}" + (f"\n\n{_profile(done)}" if profile else ""),
+        f"{done.features_path}: {_shape(done.shape)} {done.dtype}" + (f"\n\n{_profile(done)}" if profile else ""),
     )
 
 
@@ -371,7 +372,7 @@ def _profile(done: Any) -> str:
 
 def _counts(features: Any) -> str:
     """How many pictures each class and each split has, in a line."""
-    first = features.views == 0
+    first = features.pictures
     classes = Counter(features.class_names[label] for label in features.y[first].tolist() if label >= 0)
     some = ", ".join(f"{escaped(name)} {count}" for name, count in list(classes.items())[:10])
     more = f", ... and {len(classes) - 10} more" if len(classes) > 10 else ""

@@ -51,6 +51,7 @@ def inspect(
         note(message)
     fields = asdict(replace(found, pictures=[]))
     del fields["pictures"]
+    fields["features"] = fields.pop("features_path")
     text = _text(found)
     if write_list:
         counts = inspecting.write_list(found, write_list, without_suspects)

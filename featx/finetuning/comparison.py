@@ -117,10 +117,10 @@ def compare(
     """
     if repeats < 2 or not heads or validation <= 0:
         raise TrainingError("a comparison needs two repeats or more, a head at least, and validation rows")
-    asked = Recipe(**{"random_state": random_state, **recipe})
+    asked = Recipe.of(None, {"random_state": random_state, **recipe}, compare)
     tell = progress or silent
-    done = extract(dataset, cache_dir=cache_dir, progress=progress, **asdict(asked))
-    features = load_features(done.features)
+    done = extract(dataset, recipe=asked, cache_dir=cache_dir, progress=progress)
+    features = load_features(done.features_path)
 
     def head(name: str) -> Callable[[int], Classifier]:
         return lambda seed: fit(features, name, validation=validation, random_state=seed)
@@ -186,7 +186,7 @@ def _measured(
 def _held_out(classifier: Classifier) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
     """Ids, classes and probabilities of the rows that a classifier held out, from a head that had not seen them."""
     features = load_features(classifier.report["features"])
-    rows = np.flatnonzero((features.y >= 0) & (features.views == 0) & np.isin(features.ids, classifier.validation_ids))
+    rows = np.flatnonzero((features.y >= 0) & features.pictures & np.isin(features.ids, classifier.validation_ids))
     if len(classifier.held_out):
         order = {picture: n for n, picture in enumerate(classifier.validation_ids.tolist())}
         predicted = classifier.held_out[[order[picture] for picture in features.ids[rows].tolist()]]
