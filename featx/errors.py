@@ -23,6 +23,7 @@ backticks (`views`, `dtype="float32"`); the command line turns these into its op
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -115,3 +116,14 @@ def require_choice(setting: str, value: object, choices: Iterable[object]) -> No
 def one_line(error: Exception) -> str:
     """What a library's exception says, on one line and not at length."""
     return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+
+
+def require_whole(setting: str, value: object, least: int | None = None) -> int:
+    """A setting as an int; :class:`SettingError` unless it is a whole number, and ``least`` or more."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise SettingError(f"`{setting}` must be a whole number, got {value!r}", setting) from None
+    if least is not None and number < least:
+        raise SettingError(f"`{setting}` must be at least {least}, got {number}", setting)
+    return number

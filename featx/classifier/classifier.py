@@ -6,7 +6,6 @@ built from its name and parameters, the trunk from the recipe, and both are comp
 
 from __future__ import annotations
 
-import functools
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
 from featx.classifier.record import Fitting
 from featx.errors import CacheError, PictureError, SettingError, TrainingError, require_choice
-from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
+from featx.extraction import Recipe, extract, features_of, load_file
 from featx.heads import HEADS, Head, make_head
 from featx.pictures import list_files, quiet_pillow
 from featx.rows import probabilities
@@ -225,7 +224,7 @@ class Classifier:
             seen = int(np.isin(features.ids[rows], self.train_ids).sum())
         if seen and split != "train":
             logger.warning("%d of these %d pictures were trained on: the figures flatter", seen, len(rows))
-        labelled = (features.y >= 0) & (features.views == 0)
+        labelled = (features.y >= 0) & features.pictures
         left_out = int(labelled.sum()) - len(rows) if split == "unseen" else 0
         if left_out:
             logger.warning("%d pictures are left out: the classifier was trained on them", left_out)
@@ -257,20 +256,24 @@ class Classifier:
         if n_rows < 1:
             raise SettingError(f"`n_rows` must be at least 1, got {n_rows}", "n_rows")
         features = self.features_of(features)
-        pictures = np.flatnonzero(features.views == 0)
+        pictures = np.flatnonzero(features.pictures)
         rows = pictures[np.linspace(0, len(pictures) - 1, min(n_rows, len(pictures))).round().astype(int)]
         trunk = self.trunk()
         failures: dict[str, PictureError] = {}
         where: dict[str, int] = dict(zip(features.paths[rows].tolist(), rows.tolist(), strict=True))
 
         def load(path: str) -> NDArray[np.uint8]:
-            return load_file(Path(features.root) / path, trunk.size, self.recipe, str(features.ids[where[path]]))
+            path_now = Path(features.root) / path
+            return load_file(path_now, trunk.info.size, self.recipe, str(features.ids[where[path]]))[None]
 
         differences = [0.0]
+        dtype = self.recipe.dtype
         with quiet_pillow(self.recipe.max_pixels):
-            for names, live in run_trunk(list(where), load, trunk, batch_size, failures):
+            for names, _, stored in features_of(
+                list(where), load, trunk, dtype, failures, batch_size=batch_size, quarantine_features=False
+            ):
                 cached = self.predict_proba(features, [where[name] for name in names])
-                fresh = self.probabilities(as_stored(live, self.recipe.dtype)[0])
+                fresh = self.probabilities(stored)
                 differences.append(float(np.abs(cached - fresh).max()))
         if len(failures) == len(where):
             path, reason = next(iter(failures.items()))
@@ -303,8 +306,8 @@ class Classifier:
         source = Path(source or self.fitting.features_path)
         if source.suffix != ".h5":
             self.trunk()  # before hours go by: is it still the one that the classifier knows?
-            made = extract(source, cache_dir=cache_dir, progress=progress, **asdict(self.recipe))
-            source = Path(made.features)
+            made = extract(source, recipe=self.recipe, cache_dir=cache_dir, progress=progress)
+            source = Path(made.features_path)
         features = load_features(source)
         require_same_spec(features.spec, self.spec, source)
         return features
@@ -338,13 +341,15 @@ class Classifier:
             files and their features, ``(n, ...)`` in the dtype of the recipe.
         """
         trunk = trunk or self.trunk()
-        load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
+        size = trunk.info.size
+
+        def load(file: File) -> NDArray[np.uint8]:
+            return load_file(file, size, self.recipe)[None]
+
+        dtype = self.recipe.dtype
         with quiet_pillow(self.recipe.max_pixels):
-            for names, features in run_trunk(files, load, trunk, batch_size, failures):
-                stored, wrong = as_stored(features, self.recipe.dtype)
-                failures |= {names[row]: PictureError(why) for row, why in wrong.items()}
-                good = [row for row in range(len(names)) if row not in wrong]
-                yield [names[row] for row in good], stored[good]
+            for names, _, stored in features_of(files, load, trunk, dtype, failures, batch_size=batch_size):
+                yield names, stored
 
     def probabilities(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Probabilities ``(n, classes)`` of features as the cache holds them, ``(n, ...)``."""
@@ -356,7 +361,7 @@ class Classifier:
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 
     def _rows_of(self, features: Features, split: str | None) -> tuple[str, NDArray[np.int64]]:
-        labelled = (features.y >= 0) & (features.views == 0)
+        labelled = (features.y >= 0) & features.pictures
         marked = {name: np.flatnonzero(labelled & (features.splits == name)) for name in ("test", "validation")}
         held_out = np.flatnonzero(labelled & np.isin(features.ids, self.validation_ids))
         trained_on = np.isin(features.ids, self.train_ids)

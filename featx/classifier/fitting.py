@@ -88,7 +88,7 @@ def fit(
             train = split_of(features, 0).train
             del X
             model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
-        pictures = train[features.views[train] == 0]
+        pictures = train[features.pictures[train]]
         some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
         train_accuracy = accuracy(probabilities(model, features, some), y[some])
     except ValueError as error:  # scikit-learn's way to say that settings do not fit

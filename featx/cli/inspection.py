@@ -73,6 +73,7 @@ def inspect(
 def _fields(found: Inspection) -> dict[str, Any]:
     fields = asdict(replace(found, pictures=[]))
     del fields["pictures"]
+    fields["features"] = fields.pop("features_path")
     return fields
 
 
@@ -83,7 +84,7 @@ def _listed(file: Path, counts: dict[str, int]) -> str:
 
 def _next(found: Inspection, source: Path, write_list: Path | None, cache_dir: Path) -> Sequence[str | Path]:
     """Extract what is new: the list, or a data set that has no features yet."""
-    dataset = write_list or (source if found.features is None and found.readable else None)
+    dataset = write_list or (source if found.features_path is None and found.readable else None)
     return ["extract", dataset, *in_cache(cache_dir)] if dataset else []
 
 

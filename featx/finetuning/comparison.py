@@ -123,10 +123,10 @@ def compare(
         require_choice("heads", name, HEADS)
     if not 0 < validation < 1:
         raise SettingError(f"`validation` must be above 0 and below 1, got {validation:g}", "validation")
-    asked = Recipe(**{"random_state": random_state, **recipe})
+    asked = Recipe.of(None, {"random_state": random_state, **recipe}, compare)
     tell = progress or silent
-    done = extract(dataset, cache_dir=cache_dir, progress=progress, **asdict(asked))
-    features = load_features(done.features)
+    done = extract(dataset, recipe=asked, cache_dir=cache_dir, progress=progress)
+    features = load_features(done.features_path)
 
     def head(name: str) -> Callable[[int], Classifier]:
         return lambda seed: fit(features, name, validation=validation, random_state=seed)

@@ -330,7 +330,7 @@ def _record(model: TailHead, plan: _Plan, features: Features, split: Split, held
 
 def _pictures(features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of the rows that are the pictures themselves."""
-    pictures: NDArray[np.int64] = rows[features.views[rows] == 0]
+    pictures: NDArray[np.int64] = rows[features.pictures[rows]]
     return pictures
 
 
@@ -340,8 +340,8 @@ def _usual(from_scratch: str | None) -> dict[str, Any]:
 
 def _features(dataset: str | Path, plan: _Plan, cache_dir: str | Path, progress: Progress | None) -> Features:
     views = Views() if plan.live else plan.views
-    done = extract(dataset, cache_dir=cache_dir, views=views, progress=progress, **asdict(plan.recipe))
-    return load_features(done.features)
+    done = extract(dataset, recipe=plan.recipe, cache_dir=cache_dir, views=views, progress=progress)
+    return load_features(done.features_path)
 
 
 def _of_recipe_and_training(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -90,7 +90,7 @@ def few_shot(
             except ValueError as error:
                 raise TrainingError(str(error)) from error
             right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
-            found[number].append((int((features.views[rows] == 0).sum()), right))
+            found[number].append((int(features.pictures[rows].sum()), right))
             if progress:
                 progress("few-shot curve", sum(map(len, found.values())), repeats * len(found))
     return [_interval(number, draws) for number, draws in found.items()]

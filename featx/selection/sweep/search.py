@@ -116,7 +116,7 @@ def _check(head: str, pruner: str, timeout: float | None, **counts: int) -> None
 
 def _about(features: Features, task: Task, validation: float, repeats: int) -> dict[str, Any]:
     """What makes two sweeps the same one."""
-    names, pictures = [*features.class_names, ""], features.views == 0
+    names, pictures = [*features.class_names, ""], features.pictures
     labels = [names[label] for label in features.y[pictures]]
     listing = [features.ids[pictures].tolist(), labels, features.splits[pictures].tolist()]
     return {
