@@ -11,12 +11,13 @@ scikit-learn's pipelines, without a feature file.
 
 from featx.extraction.pipeline import features_of, load_file
 from featx.extraction.planning import ExtractionPlan, OtherSpec, plan
-from featx.extraction.recipe import Recipe, RecipeFields
+from featx.extraction.recipe import NetworkFields, Recipe, RecipeFields
 from featx.extraction.run import Extraction, extract
 
 __all__ = [
     "Extraction",
     "ExtractionPlan",
+    "NetworkFields",
     "OtherSpec",
     "Recipe",
     "RecipeFields",

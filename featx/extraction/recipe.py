@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 import PIL
 
+from featx._internal.choices import Dtype, Engine, Pooling, Precision, Preprocessing, Resize
 from featx._internal.hashing import content_id
 from featx._internal.memory import released_by_clear_memory
 from featx.backbones import (
@@ -34,22 +35,27 @@ from featx.errors import SettingError, WeightsError, require_choice, require_who
 from featx.pictures import DECODER, DRAFT_DECODER, MAX_PIXELS, RESIZES
 
 
-class RecipeFields(TypedDict, total=False):
-    """The fields of a :class:`Recipe`, as keyword arguments of the functions that compute features."""
+class NetworkFields(TypedDict, total=False):
+    """Fields of a :class:`Recipe` but for its seed, for functions that have a seed of their own."""
 
     backbone: str
     weights: str
     layer: str | None
-    pooling: str
+    pooling: Pooling
     size: int | None
-    resize: str
-    preprocess: str
-    dtype: str
+    resize: Resize
+    preprocess: Preprocessing
+    dtype: Dtype
     max_pixels: int
-    random_state: int
-    precision: str
-    engine: str
+    precision: Precision
+    engine: Engine
     draft: bool
+
+
+class RecipeFields(NetworkFields, total=False):
+    """Fields of a :class:`Recipe`, as keyword arguments of the functions that compute features."""
+
+    random_state: int
 
 
 @dataclass(frozen=True)
