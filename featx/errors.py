@@ -26,6 +26,8 @@ import difflib
 import operator
 from collections.abc import Iterable
 
+MOST_NAMED = 20  # choices that a message lists
+
 
 class FeatxError(Exception):
     """Base of all errors that featx raises on purpose."""
@@ -109,8 +111,9 @@ def require_choice(setting: str, value: object, choices: Iterable[object]) -> No
     if value in allowed:
         return
     near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(map(str, allowed))}"
-    raise SettingError(f"unknown `{setting}` {value!r}; {hint}", setting)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    named = ", ".join(map(str, allowed[:MOST_NAMED])) + (", ..." if len(allowed) > MOST_NAMED else "")
+    raise SettingError(f"unknown `{setting}` {value!r}{hint}; expected one of {named}", setting)
 
 
 def one_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ def finetune(
     from_scratch: str | None = None,
     init: Classifier | str | Path | None = None,
     head: str | None = None,
-    head_params: HeadParams | None = None,
+    head_params: HeadParams | dict[str, Any] | None = None,
     head_first: bool = True,
     live_augment: bool = False,
     views: Views | None = None,
@@ -102,9 +102,9 @@ def finetune(
     features = _features(dataset, plan, cache_dir, progress)
     features_seconds = time.perf_counter() - started
     split = training_split(features, validation, random_state)
-    model = _tail_head(
-        plan, random_state, {**({"learning_rate": SCRATCH_LEARNING_RATE} if from_scratch else {}), **training}
-    )
+    if from_scratch:
+        training = {"learning_rate": SCRATCH_LEARNING_RATE, **training}
+    model = _tail_head(plan, random_state, training)
     course = {"params": model.get_params(), "features": features.path.name, "views": asdict(plan.views)}
     course |= {"live": plan.live, "validation": validation, "init": _identity(plan.start), "head_first": head_first}
     _train(
