@@ -436,8 +436,9 @@ def test_killed_training_goes_on(make_dataset: Make, residual: str, tmp_path: Pa
     """kill -9 in the middle; the same command then ends as one that was never killed."""
     dataset = make_dataset(classes=3, each=16)
     code = (
-        "import featx, sys, json; from featx.tail import checkpoints; checkpoints.SECONDS = 0.0\n"
-        f"told = lambda epoch, measures: print(epoch, flush=True)\n"
+        "import featx, sys, json, time; from featx.tail import checkpoints; checkpoints.SECONDS = 0.0\n"
+        "def told(epoch, measures):\n    print(epoch, flush=True)\n"
+        "    epoch == 8 and sys.argv[2] == 'held' and time.sleep(600)\n"
         f"c = featx.finetune({str(dataset)!r}, unfreeze='block_b', backbone={residual!r}, preprocess='rescale', "
         f"epochs=40, learning_rate=1e-3, batch_size=8, patience=99, cache_dir={str(tmp_path / 'cache')!r}, "
         "on_epoch=told, checkpoints=sys.argv[1])\n"
@@ -445,14 +446,14 @@ def test_killed_training_goes_on(make_dataset: Make, residual: str, tmp_path: Pa
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
 
-    def run(kept: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", code, str(tmp_path / kept)]
+    def run(kept: str, how: str = "") -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", code, str(tmp_path / kept), how]
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
-    with run("kept") as first:
+    with run("kept", "held") as first:
         assert first.stdout is not None
         for line in first.stdout:
-            if int(line) == 7:
+            if int(line) == 8:
                 break
         first.send_signal(signal.SIGKILL)
     again, _ = run("kept").communicate(timeout=120)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import disk_of, picture
+from conftest import at_most, disk_of, picture
 from PIL import Image
 from PIL import features as pillow_features
 from typer.testing import CliRunner, Result
@@ -312,9 +312,8 @@ def test_damage_anywhere_is_found_and_not_reused(make_dataset: Make, run: Run, t
 def test_a_seal_that_points_nowhere_neither_kills_nor_hangs(place: list[Any], tmp_path: Path) -> None:
     seal = json.dumps({"featx": 1, "features": place, "digest": "0" * 32}).encode()
     (tmp_path / "sealed.h5").write_bytes(seal.ljust(512, b"\0") + bytes(2000))
-    began = time.perf_counter()
-    assert answer("cache", "verify", tmp_path / "sealed.h5", code=1)["files"][0]["problem"]
-    assert time.perf_counter() - began < 5
+    with at_most():
+        assert answer("cache", "verify", tmp_path / "sealed.h5", code=1)["files"][0]["problem"]
 
 
 def test_blocks_that_somebody_has_copied_are_no_harm(make_dataset: Make, run: Run) -> None:

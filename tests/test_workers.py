@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import picture, until
 
 import featx
 from featx import census, computing, extraction, spreading
@@ -334,13 +333,6 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came to pass"
-        time.sleep(0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------- clusters
