@@ -30,7 +30,6 @@ from benchmarks.suite.plots import COLOURS, spread
 from benchmarks.suite.report import Comparison, Row, rows_of, sentences, student_interval
 
 ROOT = runner.ROOT
-pytestmark = pytest.mark.xdist_group("benchmarks")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from test_report import many
 import featx
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -986,7 +986,6 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     return folder / "caches", int(done.stdout)
 
 
-@pytest.mark.xdist_group("killed")
 def test_killed_at_any_instant_and_run_again(killed: tuple[Path, int]) -> None:
     """The same features, and no row that lay in a whole block is computed again."""
     caches, instants = killed
@@ -1005,7 +1004,6 @@ def test_killed_at_any_instant_and_run_again(killed: tuple[Path, int]) -> None:
     assert all(most - now <= 4 for now, most in zip(computed, later, strict=True))
 
 
-@pytest.mark.xdist_group("killed")
 def test_a_killed_run_leaves_no_litter(killed: tuple[Path, int]) -> None:
     """An unfinished feature file may be as large as the finished one; the next run must not leave it lying."""
     caches, instants = killed

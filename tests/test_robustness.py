@@ -163,6 +163,7 @@ def extracted(root: Path, cache: Path, *program: str) -> tuple[dict[str, Any], s
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.stress
 def test_ten_thousand_mutated_pictures(tmp_path: Path) -> None:
     """libtiff alone writes to stderr by itself."""
     rng, seeds, count = random.Random(11), encoded_pictures(), {"tiff": 0, "others": 0}
@@ -260,6 +261,7 @@ print(json.dumps([killed, finished]))
 """
 
 
+@pytest.mark.stress
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     for number in range(600):
         (tmp_path / "data" / f"class{number % 3}").mkdir(parents=True, exist_ok=True)
@@ -343,6 +345,7 @@ def test_a_cache_on_a_read_only_disk_is_one_line_that_names_the_option(
 # ---------------------------------------------------------------------------------------------------------- many files
 
 
+@pytest.mark.stress
 def test_a_hundred_thousand_files_of_few_contents(run: Run, tmp_path: Path) -> None:
     contents = [encoded(picture(0, number, (8, 8)), "PNG") for number in range(200)]
     for number in range(100_000):
