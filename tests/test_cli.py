@@ -473,7 +473,7 @@ def test_doctor_compares_as_many_rows_as_asked(made: Made, counted: list[int]) -
         ("extract . --backbone vgg16 --alpha 0.5", "--alpha belongs to MobileNets"),
         ("extract . --size 28", "at least 32 x 32 pixels, got --size 28"),
         ("fit", "no feature file in cache; run `featx extract DATASET` first"),
-        ("fit {features} --head nope", "unknown head 'nope'; expected one of bn-mlp"),
+        ("fit {features} --head nope", "unknown --head 'nope'; expected one of bn-mlp"),
         ("fit {features} --head svm --epochs 3", "--epochs does not go with --head svm"),
         ("fit {features} --validation 1", "must be at least 0 and below 1, got 1"),
         ("evaluate nowhere", "nowhere is not a classifier"),
