@@ -280,15 +280,3 @@ def test_awkward_pictures(
         unit = scene / np.linalg.norm(scene, axis=1, keepdims=True)
         assert (unit @ unit.T).min() > 0.99
     assert capfd.readouterr().err == ""
-
-
-def test_the_readmes_python_runs(
-    make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_dataset(name="photos", each=12)
-    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102
-    assert len(names["predictions"]) == 24 and names["quarantined"] == []
-    assert (tmp_path / "models/mine/classifier.json").is_file()
