@@ -366,7 +366,7 @@ def _tail_head(plan: _Plan, random_state: int, training: dict[str, Any]) -> Tail
 
 def _tensorboard(folder: Path) -> Any:
     if not importlib.util.find_spec("tensorboard"):
-        raise TrainingError("--tensorboard needs TensorBoard: pip install '.[tensorboard]' in a clone of featx")
+        raise TrainingError("--tensorboard needs TensorBoard: pip install '.[tensorboard]'")
     return load_keras().callbacks.TensorBoard(str(folder), write_graph=False)
 
 

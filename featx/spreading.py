@@ -71,7 +71,7 @@ class Workers:
                 __import__(package)
             except ImportError as error:
                 raise ExtractionError(
-                    f"--workers {self.kind}://... needs {package}: pip install '.[{self.kind}]' in a clone of featx"
+                    f"--workers {self.kind}://... needs {package}: pip install '.[{self.kind}]'"
                 ) from error
         return self
 

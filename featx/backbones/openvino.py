@@ -66,9 +66,7 @@ def with_openvino(
         BackboneError: OpenVINO is not installed, cannot compute in that precision, or cannot convert the network.
     """
     if not installed():
-        raise BackboneError(
-            "OpenVINO is not installed: pip install '.[openvino]' in a clone of featx, or give --engine keras"
-        )
+        raise BackboneError("OpenVINO is not installed: pip install '.[openvino]', or give --engine keras")
     if precision not in _HINTS:
         raise BackboneError(f"OpenVINO does not compute in {precision} on a processor; give --engine keras")
     if precision == "bfloat16" and not _has_bfloat16():
