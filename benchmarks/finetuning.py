@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 import featx
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import divide
 from featx.heads import Groups
-from featx.images import decode, read_file, resize
+from featx.pictures import decode, read_file, resize
 
 ROWS = ("vgg16/block5_conv1", "vgg16/block5_conv3", "resnet50/conv5_block3_1_conv", "mobilenetv2/block_16_expand")
 BATCH = 16
@@ -99,7 +99,7 @@ def tail_row(row: str, dataset: Path, folder: str, given: argparse.Namespace) ->
         "times faster": seconds / float(np.median(ours.head.epoch_seconds_[1:])),  # type: ignore[attr-defined]
         "allowed": (frozen + 3 * tail) / (3 * tail),
         "allowed, at most": (frozen + 3 * tail - first) / (3 * tail - first),
-        "features, s": ours.report["features_seconds"],
+        "features, s": ours.fitting.features_seconds,
         "largest difference of probability": float(np.abs(ours.predict_proba(features) - expected).max()),
     }
 
@@ -210,7 +210,7 @@ def head_row(dataset: Path, folder: str) -> dict[str, Any]:
     features = featx.load_features(done.features)
     head = featx.BNMLPHead(epochs=50, batch_size=BATCH)
     head.fit(features.X(), features.y, on_epoch=_append_to(ends))
-    ours, theirs = float(np.median(np.diff(ends))), whole.report["seconds_per_epoch"]
+    ours, theirs = float(np.median(np.diff(ends))), whole.fitting.seconds_per_epoch
     row = "head epoch against end-to-end epoch, vgg16"
     return {"row": row, "featx, s an epoch": ours, "Keras, s an epoch": theirs, "times faster": theirs / ours}
 

@@ -20,9 +20,9 @@ import numpy as np
 
 import featx
 from benchmarks.extract import as_table, recipe_of, web_photos
-from featx._keras import load_keras
-from featx.images import decode, read_file, resize
-from featx.maps import activation_maps
+from featx._internal.keras import load_keras
+from featx.explanation import activation_maps
+from featx.pictures import decode, read_file, resize
 
 BATCH = 32
 

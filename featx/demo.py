@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from featx._internal.progress import Progress
 from featx.cache import load_features
 from featx.classifier import fit
 from featx.errors import DatasetError, WeightsError
-from featx.extraction import Extraction, Progress, extract
+from featx.extraction import Extraction, extract
 
 SIZE = 48  # the published experiment's; VGG16 takes 32 or more, and the digits have 8
 HEADS: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ def run(out: Path, *, weights: str | None, random_state: int, progress: Progress
         accuracy = classifier.evaluate(features).accuracy
         model = classifier.save(out / "models" / head)
         heads.append(
-            {"head": head, "test_accuracy": accuracy, "seconds": classifier.report["seconds"], "model": str(model)}
+            {"head": head, "test_accuracy": accuracy, "seconds": classifier.fitting.seconds, "model": str(model)}
         )
         yield {**heads[-1], "step": "fit", "text": f"{head}: {100 * accuracy:.1f} % of the test digits right"}
     yield {
@@ -67,7 +68,7 @@ def _write_digits(folder: Path) -> int:
     from sklearn.datasets import load_digits
 
     if folder.exists() and not (folder / "train" / "0").is_dir():
-        raise DatasetError(f"{folder} exists and is not the demo's; give another --out")
+        raise DatasetError(f"{folder} exists and is not the demo's; give another `out`")
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / ("test" if number % 5 == 4 else "train") / str(label) / f"{number:04}.png"

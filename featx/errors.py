@@ -1,6 +1,7 @@
 """Every failure that featx foresees, as one tree.
 
     FeatxError
+     +-- SettingError           a setting out of its range, of the wrong kind, or with a name that nothing has
      +-- DatasetError           a folder or label file that cannot be used
      |    +-- PictureError      one file that cannot be read as a picture; becomes a line of the quarantine
      |         +-- FileReadError  its bytes could not be had this time; another run may find them
@@ -15,12 +16,30 @@
      +-- ServingError           an address that cannot be had, or libraries that are not installed
      +-- ModelError             a classifier folder that is incomplete, altered or not trustworthy
 
-Messages are one line: what happened, what was expected, what to do. Only the command line turns them into an exit code.
+Messages are one line: what happened, what was expected, what to do. They name arguments as Python has them, in
+backticks (`views`, `dtype="float32"`); the command line turns these into its options, and errors into an exit code.
 """
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class FeatxError(Exception):
     """Base of all errors that featx raises on purpose."""
+
+
+class SettingError(FeatxError, ValueError):
+    """A setting out of its range, of the wrong kind, or with a name that nothing has.
+
+    Attributes:
+        setting: the argument's name; empty if it is the combination of several.
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class DatasetError(FeatxError):
@@ -73,6 +92,24 @@ class ServingError(FeatxError):
 
 class ModelError(FeatxError):
     """A classifier folder that is incomplete, altered or not trustworthy."""
+
+
+def unknown_setting(name: str, known: Iterable[str], whose: str) -> SettingError:
+    """Error that names a setting which ``whose`` does not have, and the nearest ones that it has."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else f"it takes {', '.join(names)}"
+    return SettingError(f"{whose} has no setting {name!r}; {hint}", name)
+
+
+def require_choice(setting: str, value: object, choices: Iterable[object]) -> None:
+    """Raise :class:`SettingError` unless ``value`` is one of ``choices``, naming the nearest."""
+    allowed = list(choices)
+    if value in allowed:
+        return
+    near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(map(str, allowed))}"
+    raise SettingError(f"unknown `{setting}` {value!r}; {hint}", setting)
 
 
 def one_line(error: Exception) -> str:

@@ -70,7 +70,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A user's own model file: three layers that tell stripes apart, built in no time. Input 32 x 32, map 4 x 4 x 8."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     pictures = keras.Input((32, 32, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,113 +16,82 @@ import featx
 
 PACKAGE = Path(featx.__file__).parent
 HEAVY = ("tensorflow", "keras", "sklearn", "jax", "torch", "optuna", "sqlalchemy", "matplotlib")
-FLOOR = ("errors", "_files", "_keras", "_processes")  # which everyone may import
-# Each room and the other rooms it may import.
-ARROWS: dict[str, set[str]] = {
-    **{room: set() for room in FLOOR},
-    "images": set(),
-    "augmentation": set(),
-    "backbones": set(),
-    "cache": set(),
-    "splits": set(),
-    "evaluation": set(),
-    "heads": set(),
-    "recipe": {"images", "backbones"},
-    "pipeline": {"images", "backbones", "recipe"},
-    "engines": {"backbones", "recipe"},
-    "computing": {"images", "augmentation", "backbones", "cache", "recipe", "pipeline", "engines"},
-    "spreading": {"backbones", "computing"},
-    "census": {"images", "cache", "pipeline"},
-    "extraction": {"images", "augmentation", "cache", "recipe", "census", "computing", "spreading"},
-    "inspecting": {"images", "cache", "pipeline", "census", "heads", "splits"},
-    "transformer": {"images", "recipe", "pipeline"},
-    "model_folder": {"images"},
-    "training": {"cache", "heads", "splits"},
-    "selection": {"cache", "classifier", "evaluation", "extraction", "heads", "splits", "training"},
-    "classifier": {
-        "images",
-        "backbones",
-        "cache",
-        "recipe",
-        "pipeline",
-        "extraction",
-        "heads",
-        "tail",
-        "training",
-        "evaluation",
-        "model_folder",
-    },
-    "tail": {"backbones", "heads", "pipeline"},
-    "finetuning": {
-        "images",
-        "augmentation",
-        "backbones",
-        "cache",
-        "recipe",
-        "pipeline",
-        "extraction",
-        "heads",
-        "splits",
-        "tail",
-        "training",
-        "classifier",
-    },
-    "comparison": {
-        "backbones",
-        "cache",
-        "recipe",
-        "extraction",
-        "heads",
-        "tail",
-        "training",
-        "classifier",
-        "finetuning",
-    },
-    "sweeping": {"cache", "classifier", "heads", "training"},
-    "reporting": {
-        "backbones",
-        "cache",
-        "classifier",
-        "evaluation",
-        "extraction",
-        "images",
-        "inspecting",
-        "maps",
-        "pipeline",
-        "selection",
-    },
-    "maps": {"images", "heads", "tail"},
-    "explanation": {"images", "cache", "classifier", "maps", "pipeline"},
-    "serving": {"images", "classifier", "explanation", "maps"},
-    "demo": {"cache", "classifier", "extraction"},
-}
+# Rooms by floors. A room imports only from the floors under its own, and stands on the lowest floor that allows what it
+# imports; everyone may import the ground floor.
+FLOORS = [
+    {"errors", "_internal"},
+    {"pictures", "backbones", "cache", "heads"},
+    {"extraction", "rows", "tail"},
+    {"classifier", "inspection"},
+    {"finetuning", "selection", "explanation", "demo"},
+    {"reporting", "serving"},
+    {"cli"},
+]
+MOST_ENTRIES = 22  # of the package's folder
+
+
+def _rooms() -> dict[str, list[Path]]:
+    """The files of each room."""
+    rooms = {path.stem: [path] for path in PACKAGE.glob("[!_]*.py")}
+    return rooms | {path.parent.name: sorted(path.parent.rglob("*.py")) for path in PACKAGE.glob("*/__init__.py")}
 
 
 def _imports(path: Path) -> set[str]:
-    """Modules that a file imports, anywhere in it; ``from featx import images`` counts as ``featx.images``."""
-    found = set()
+    """Modules and names that a file imports, anywhere in it; ``from featx import rows`` counts as ``featx.rows``."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: imports are absolute"
-            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-@pytest.mark.parametrize("room", ARROWS)
-def test_arrows_point_one_way(room: str) -> None:
-    files = sorted((PACKAGE / room).rglob("*.py")) or [PACKAGE / f"{room}.py"]
-    names = {name for file in files for name in _imports(file)}
-    rooms = {name.split(".")[1] for name in names if name.startswith("featx.")} - {"__version__"}
-    assert rooms - {room, *FLOOR} <= ARROWS[room]
-    assert not any(name.split(".")[0] == "tensorflow" for name in names)
-    assert room == "cache" or not any(name.split(".")[0] == "h5py" for name in names)
+def _arrows() -> dict[str, set[str]]:
+    """The other rooms that each room imports."""
+    return {
+        room: {name.split(".")[1] for file in files for name in _imports(file) if name.startswith("featx.")} - {room}
+        for room, files in _rooms().items()
+    }
 
 
-def test_every_room_has_arrows() -> None:
-    rooms = {p.stem for p in PACKAGE.iterdir() if (p.suffix == ".py" or p.is_dir()) and not p.name.startswith("__")}
-    assert rooms - {"cli", "py"} == set(ARROWS)
+def test_floors() -> None:
+    """Arrows point downwards, and no room stands higher than it must."""
+    arrows = _arrows()
+
+    def floor(room: str, above: tuple[str, ...] = ()) -> int:
+        assert room not in above, f"a circle: {' -> '.join([*above, room])}"
+        return 0 if room in FLOORS[0] else 1 + max((floor(other, (*above, room)) for other in arrows[room]), default=0)
+
+    floors = [{room for room in arrows if floor(room) == number} for number in range(len(FLOORS))]
+    assert floors == FLOORS
+    assert {"errors", "_internal"} >= arrows["_internal"]
+
+
+def test_rooms_are_few() -> None:
+    entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MOST_ENTRIES, sorted(entries)
+
+
+@pytest.mark.parametrize("room", _rooms())
+def test_walls(room: str) -> None:
+    """No room uses what is private to another, TensorFlow, or a library that is another room's business."""
+    names = {name for file in _rooms()[room] for name in _imports(file)}
+    private = {n for n in names if n.startswith("featx.") and re.search(r"\._(?!_)", n.removeprefix("featx._internal"))}
+    assert {name for name in private if name.split(".")[1] != room} == set()
+    libraries = {name.split(".")[0] for name in names}
+    assert "tensorflow" not in libraries
+    assert room == "cache" or "h5py" not in libraries
+    assert room == "_internal" or "keras" not in libraries
+    assert "click" not in libraries
+
+
+def test_the_house_is_counted(record_property: pytest.RecordProperty) -> None:
+    """What a change of the layout is measured by: rooms, arrows between them, and floors."""
+    arrows = {room: others - FLOORS[0] for room, others in _arrows().items() if room not in FLOORS[0] | {"cli"}}
+    record_property("house", f"{len(arrows)} rooms, {sum(map(len, arrows.values()))} arrows, {len(FLOORS)} floors")
+    assert all(others <= arrows.keys() for others in arrows.values())
 
 
 @pytest.mark.parametrize("words", [None, ["--help"], ["extract", "--help"], ["--version"], ["cache", "ls"]])

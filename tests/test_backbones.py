@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from featx._keras import backend_asked, load_keras
+from featx._internal.keras import backend_asked, load_keras
 from featx.backbones import (
     BACKBONES,
     POOLINGS,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import featx
-from featx.comparison import Comparison, Method, _concluded
 from featx.errors import TrainingError
+from featx.finetuning.comparison import Comparison, Method, _concluded
 
 Make = Callable[..., Path]
 

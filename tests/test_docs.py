@@ -29,8 +29,7 @@ ROOT = Path(featx.__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "cache/README.md", "benchmarks/README.md")
-OTHERS_OPTIONS = {"--help", "--version", "--stress"}  # of every command, of featx itself, and of pytest
-COMPLETION = {"--install-completion", "--show-completion"}
+OTHERS_OPTIONS = {"--help", "--stress"}  # of every command, and of pytest
 # Commands that no test of this file runs, and why. Their options exist nevertheless.
 NOT_RUN = {
     "featx serve models/photos": "serves until Ctrl-C; test_serving.py asks it",
@@ -296,7 +295,7 @@ def test_what_is_not_run_is_shown_somewhere() -> None:
     assert set(NOT_RUN) <= shown and all(NOT_RUN.values())
 
 
-@pytest.mark.parametrize("line", [line for line in NOT_RUN if not COMPLETION & set(line.split())])
+@pytest.mark.parametrize("line", [line for line in NOT_RUN if "completion" not in line])
 def test_what_is_not_run_is_no_wrong_usage(line: str) -> None:
     command, words = typer.main.get_command(app), shlex.split(line)[1:]
     while hasattr(command, "commands"):
@@ -319,8 +318,13 @@ def test_the_two_lines_that_ci_runs() -> None:
 
 def _options() -> set[str]:
     """All options of all commands."""
-    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009
-    every = [c for command in commands.values() for c in getattr(command, "commands", {"": command}).values()]
+
+    def below(command: Any) -> Iterator[Any]:
+        yield command
+        for inner in getattr(command, "commands", {}).values():
+            yield from below(inner)
+
+    every = below(typer.main.get_command(app))
     return {option for command in every for parameter in command.params for option in parameter.opts}
 
 
@@ -343,7 +347,7 @@ def test_every_command_is_shown(words: tuple[str, ...]) -> None:
 def test_every_option_is_shown_and_no_other() -> None:
     named = _named_options(ALL)
     assert {"--backbone", "--C", "--top", "--cache-dir"} <= named
-    assert named - _options() - OTHERS_OPTIONS - COMPLETION == {"--poolin"}  # the misspelt one
+    assert named - _options() - OTHERS_OPTIONS == {"--poolin"}  # the misspelt one
     own = {option for option in _options() if option.startswith("--")}
     assert own - named == set()
 
@@ -405,16 +409,11 @@ def test_every_page_is_in_the_index() -> None:
 
 
 FILE = r"`((?:featx|tests|docs|benchmarks|cache|\.ci)/[\w./-]*?(?:\.py|\.md|/run|/))`"
-MOVING = pytest.mark.xfail(strict=True, reason="the rooms that it tells of are being moved")
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=MOVING if name == "docs/architecture.md" else ())
-        for name in [*PAGES, *BESIDE]
-        if re.search(FILE, (ROOT / name).read_text(encoding="utf-8"))
-    ],
+    [name for name in [*PAGES, *BESIDE] if re.search(FILE, (ROOT / name).read_text(encoding="utf-8"))],
 )
 def test_no_file_is_missing(name: str) -> None:
     named = set(re.findall(FILE, (ROOT / name).read_text(encoding="utf-8")))

@@ -14,15 +14,15 @@ import pytest
 from conftest import picture
 
 import featx
-from featx import computing, engines
-from featx._keras import backend_asked
+from featx._internal.keras import backend_asked
 from featx.backbones import BACKBONES, build_trunk, fastest_engine, with_openvino
 from featx.backbones import devices as devices_
 from featx.backbones import openvino as openvino_
 from featx.cache import load_features
 from featx.errors import BackboneError, ExtractionError
-from featx.extraction import Extraction, extract
-from featx.recipe import Recipe
+from featx.extraction import Extraction, Recipe, extract
+from featx.extraction import engine as engine_module
+from featx.extraction import share as share_module
 
 Make = Callable[..., Path]
 Run = Callable[..., Extraction]
@@ -39,7 +39,7 @@ needs_openvino = pytest.mark.skipif(
 def no_choice_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a user's machine; and no trunk left of the test before."""
     monkeypatch.delenv("FEATX_ENGINE", raising=False)
-    monkeypatch.setattr(computing, "_TRUNKS", {})
+    monkeypatch.setattr(share_module, "_TRUNKS", {})
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_openvino_gives_keras_features(name: str, tmp_path: Path) -> None:
     trunk = build_trunk(name, weights="random", size=size)
     other = with_openvino(trunk, folder=tmp_path)
     images = pictures(3, size)
-    assert engines.relative_error(other(images), trunk(images)) < 1e-4
+    assert engine_module.relative_error(other(images), trunk(images)) < 1e-4
     assert (other.engine, other.feature_shape, other.weights) == ("openvino", trunk.feature_shape, trunk.weights)
 
 
@@ -110,10 +110,10 @@ def test_a_network_is_converted_once(make_dataset: Make, run: Run, monkeypatch: 
     real = openvino_._convert
     monkeypatch.setattr(openvino_, "_convert", lambda t, f: (converted.append(t.layer), real(t, f))[1])
     run(root)
-    computing._TRUNKS.clear()
+    share_module._TRUNKS.clear()
     picture(0, 9).save(root / "lying" / "new.png")
     assert run(root).computed == 1 and converted == ["last"]
-    computing._TRUNKS.clear()
+    share_module._TRUNKS.clear()
     assert run(root, layer="edges", pooling="avg").computed == 5 and converted == ["last", "edges"]
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_converted_network_is_converted_again(make_dataset: Make, run:
     data[len(data) // 2] ^= 255
     network.write_bytes(data)
     Path(first.features).unlink()
-    computing._TRUNKS.clear()
+    share_module._TRUNKS.clear()
     again = run(root)
     assert again.computed == 4 and np.array_equal(values(again), expected) and again.engine == "openvino"
     assert network.read_bytes() != bytes(data)
@@ -208,10 +208,10 @@ def test_unreadable_pictures_prove_nothing_and_do_no_harm(make_dataset: Make, ru
 
 def test_relative_error_and_cosine() -> None:
     a = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
-    assert engines.relative_error(a, a) == 0 and engines.mean_cosine(a, a) == 1
-    assert engines.relative_error(a * [[1.1], [1]], a) == pytest.approx(0.1)
-    assert engines.mean_cosine(a * [[-1], [1]], a) == 0, "one turned round, one the same"
-    assert engines.mean_cosine(a + np.inf, a) == 0 and engines.relative_error(a + np.nan, a) == np.inf
+    assert engine_module.relative_error(a, a) == 0 and engine_module.mean_cosine(a, a) == 1
+    assert engine_module.relative_error(a * [[1.1], [1]], a) == pytest.approx(0.1)
+    assert engine_module.mean_cosine(a * [[-1], [1]], a) == 0, "one turned round, one the same"
+    assert engine_module.mean_cosine(a + np.inf, a) == 0 and engine_module.relative_error(a + np.nan, a) == np.inf
 
 
 # ----------------------------------------------------------------------------------------------------------- precision
@@ -225,7 +225,7 @@ def test_keras_computes_in_less_precision(name: str, precision: str) -> None:
     reduced = build_trunk(name, weights="random", size=size, precision=precision)
     images = pictures(3, size)
     assert reduced.weights == full.weights and reduced(images).dtype == np.float32
-    error = engines.relative_error(reduced(images), full(images))
+    error = engine_module.relative_error(reduced(images), full(images))
     assert 1e-5 < error < 0.5, "it is another computation, of the same thing"
 
 
@@ -236,13 +236,13 @@ def test_precision_is_part_of_the_spec(make_dataset: Make, run: Run) -> None:
     assert (reduced.computed, reduced.reused) == (6, 0)
     assert full.spec["precision"] == "float32" and "engine" not in full.spec
     assert (reduced.spec["precision"], reduced.spec["engine"]) == ("bfloat16", "keras")
-    assert engines.mean_cosine(values(reduced), values(full)) > 0.99
+    assert engine_module.mean_cosine(values(reduced), values(full)) > 0.99
 
 
 def test_features_spoilt_by_precision_are_an_error(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engines, "LEAST_COSINE", 0.9999999)
+    monkeypatch.setattr(engine_module, "LEAST_COSINE", 0.9999999)
     with pytest.raises(
         ExtractionError, match=r"in bfloat16 have a mean cosine of [01]\.\d{3} .* Leave --precision out"
     ):
@@ -251,7 +251,7 @@ def test_features_spoilt_by_precision_are_an_error(
 
 
 def test_values_beyond_float16_are_found_out(make_dataset: Make, run: Run, tmp_path: Path) -> None:
-    keras = featx._keras.load_keras()
+    keras = featx._internal.keras.load_keras()
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1e5, name="huge")(inputs)
     x = keras.layers.Conv2D(2, 1, name="last")(x)
@@ -311,7 +311,7 @@ def test_the_gpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch, visible: str
 
 
 def test_the_batch_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    keras = featx._keras.load_keras()
+    keras = featx._internal.keras.load_keras()
     model = keras.applications.VGG16(include_top=False, weights=None, input_shape=(64, 64, 3))
     largest = 64 * 64 * 64 * 4  # the first map, float32
     for pictures_, batch in {1: 1, 5: 4, 1000: 32}.items():
@@ -322,7 +322,7 @@ def test_the_batch_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _backend() -> str:
-    return str(featx._keras.load_keras().backend.backend())
+    return str(featx._internal.keras.load_keras().backend.backend())
 
 
 def test_real_features_by_openvino_are_keras_features(shared: Path, real_weights: Path, tmp_path: Path) -> None:
@@ -334,4 +334,4 @@ def test_real_features_by_openvino_are_keras_features(shared: Path, real_weights
         os.symlink(path, some / path.parent.name / path.name)
     options = {"backbone": "mobilenetv2", "weights": str(real_weights), "dtype": "float32"}
     done = {e: extract(some, cache_dir=tmp_path / e, engine=e, **options) for e in ("keras", "openvino")}
-    assert engines.relative_error(values(done["openvino"]), values(done["keras"])) < 1e-4
+    assert engine_module.relative_error(values(done["openvino"]), values(done["keras"])) < 1e-4

@@ -15,10 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import featx
-from featx import Classifier, explanation
+from featx import Classifier
 from featx.cli import app
 from featx.errors import ModelError, SpecMismatchError, TrainingError
-from featx.explanation import Explanation, explain
+from featx.explanation import Explanation, explanation
+from featx.explanation.explanation import explain
 
 Make = Callable[..., Path]
 
@@ -60,7 +61,7 @@ def test_cached_pictures_need_no_network(
 
 def test_new_pictures_give_the_same_as_cached_ones(classifier: Classifier, data: Path, tmp_path: Path) -> None:
     cached, _ = explain(classifier, [data], out=tmp_path / "cached")
-    Path(classifier.report["features"]).unlink()
+    Path(classifier.fitting.features_path).unlink()
     live, _ = explain(classifier, [data], out=tmp_path / "live")
     assert not any(e.cached for e in live) and all(e.true_label is None for e in live)
     for a, b in zip(cached, live, strict=True):

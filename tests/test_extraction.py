@@ -23,13 +23,15 @@ from conftest import disk_of, picture
 from PIL import Image
 
 import featx
-from featx import census, computing, extraction, pipeline
 from featx.backbones import Trunk
 from featx.cache import CacheFolder, Features, load_features, write_features
 from featx.errors import BackboneError, CacheError, DatasetError, ExtractionError, FileReadError, WeightsError
-from featx.extraction import Extraction, explain
-from featx.images import decode, resize
-from featx.recipe import Recipe
+from featx.extraction import Extraction, Recipe, explain
+from featx.extraction import census as census_module
+from featx.extraction import pipeline as pipeline_module
+from featx.extraction import run as run_module
+from featx.extraction import share as share_module
+from featx.pictures import decode, resize
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
 Run = Callable[..., Extraction]
@@ -42,7 +44,7 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
 
     def extract(dataset: Path, **options: Any) -> Extraction:
         usual = {"cache_dir": tmp_path / "cache", "backbone": tiny_backbone, "preprocess": "rescale", "batch_size": 4}
-        return extraction.extract(dataset, **{**usual, **options})
+        return run_module.extract(dataset, **{**usual, **options})
 
     return extract
 
@@ -50,7 +52,7 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this instant count as settled, so that a second run need not read them."""
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
 
 
 @pytest.fixture
@@ -79,8 +81,8 @@ def interrupt(run: Run, root: Path, after: int, monkeypatch: pytest.MonkeyPatch,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(computing, "BLOCK_ROWS", block_rows)
-        patch.setattr(computing, "BLOCK_SECONDS", 0)
+        patch.setattr(share_module, "BLOCK_ROWS", block_rows)
+        patch.setattr(share_module, "BLOCK_SECONDS", 0)
         on_call(patch, after + 1, ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             run(root, batch_size=1)
@@ -227,7 +229,7 @@ def test_a_second_run_computes_and_reads_nothing(
     def refuse(path: Any) -> bytes:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr(census, "read_file", refuse)
+    monkeypatch.setattr(census_module, "read_file", refuse)
     second = run(root, batch_size=1)
     assert (second.computed, second.reused, second.rows, second.quarantined) == (0, 16, 16, 3)
     assert len(counted) == 16 and second.features == first.features
@@ -328,8 +330,8 @@ def test_a_change_within_the_clocks_tick_is_not_overlooked(
     def hours_pass() -> None:
         Clock.ahead = 10 * 10**9
 
-    monkeypatch.setattr(census, "_stat", coarse)
-    monkeypatch.setattr(census, "time", Clock)
+    monkeypatch.setattr(census_module, "_stat", coarse)
+    monkeypatch.setattr(census_module, "time", Clock)
     on_call(monkeypatch, 1, hours_pass)
     run(root)
     picture(2, 2).save(path)
@@ -381,7 +383,7 @@ def test_a_label_file_and_the_folder_share_rows(
 
 def own_backbone(path: Path, activation: str = "relu", side: int | None = 32, factor: float = 1.0) -> str:
     """The layers of ``tiny_backbone``, its weights times ``factor``; the side None leaves the size open."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     pictures = keras.Input((side, side, 3))
@@ -477,7 +479,7 @@ def test_a_spec_depends_on_no_earlier_model(make_dataset: Make, run: Run, tmp_pa
     first = run(root)
     for number in range(2):
         own_backbone(tmp_path / "own" / f"{number}.keras")
-        featx.recipe._build.cache_clear()
+        featx.extraction.recipe._build.cache_clear()
     shutil.rmtree(tmp_path / "cache")
     again = run(root)
     assert again.spec == first.spec and again.features == first.features
@@ -606,13 +608,13 @@ def test_known_bad_pictures_are_not_decoded_again(
     reasons = add_bad_pictures(root)
     run(root)
     decoded: list[int] = []
-    real = pipeline.decode
+    real = pipeline_module.decode
 
     def count(data: bytes, *limits: int) -> Any:
         decoded.append(len(data))
         return real(data, *limits)
 
-    monkeypatch.setattr(pipeline, "decode", count)
+    monkeypatch.setattr(pipeline_module, "decode", count)
     assert run(root).quarantined == 4 and decoded == []
     picture(0, 60).save(root / "lying" / "new.png")
     done = run(root)
@@ -701,7 +703,7 @@ def test_a_read_error_is_tried_again_by_the_next_run(
     """Nothing in the listing has changed between the two runs, only the disk's mood."""
     root = make_dataset(each=3)
     bad = root / "lying" / "001.png"
-    real = pipeline.read_file
+    real = pipeline_module.read_file
 
     def moody(path: Path) -> bytes:
         if path == bad:
@@ -709,7 +711,7 @@ def test_a_read_error_is_tried_again_by_the_next_run(
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "read_file", moody)  # hashed at first, then not readable
+        patch.setattr(pipeline_module, "read_file", moody)  # hashed at first, then not readable
         first = run(root)
     assert first.quarantine == [("lying/001.png", "cannot be read: input/output error")]
     done = run(root)
@@ -816,7 +818,7 @@ def test_rows_moved_in_a_file_meanwhile_are_not_mixed_up(
     root = make_dataset(each=3)
     first = run(root)
     picture(0, 40).save(root / "lying" / "040.png")
-    real = extraction.gather
+    real = run_module.gather
 
     def late(*arguments: Any) -> Any:
         old = Features(first.features)
@@ -825,7 +827,7 @@ def test_rows_moved_in_a_file_meanwhile_are_not_mixed_up(
             write_features(old.path, [old.stored()[::-1]], old.shape, spec=old.spec, tables=turned)
         return real(*arguments)
 
-    monkeypatch.setattr(extraction, "gather", late)
+    monkeypatch.setattr(run_module, "gather", late)
     done = load_features(run(root).features)
     np.testing.assert_allclose(done.X(), by_hand(tiny_backbone, root, done.paths), rtol=2e-3, atol=1e-3)
 
@@ -838,7 +840,7 @@ def test_blocks_that_vanish_meanwhile_are_found_where_they_went(
     interrupt(run, root, 5, monkeypatch)
     more = shutil.copytree(root, tmp_path / "more")
     picture(0, 40).save(more / "lying" / "040.png")
-    real, seen = extraction.gather, []
+    real, seen = run_module.gather, []
 
     def late(*arguments: Any) -> Any:
         seen.append(1)
@@ -846,7 +848,7 @@ def test_blocks_that_vanish_meanwhile_are_found_where_they_went(
             run(root)
         return real(*arguments)
 
-    monkeypatch.setattr(extraction, "gather", late)
+    monkeypatch.setattr(run_module, "gather", late)
     done = run(more)
     assert done.rows == 9 and len(seen) >= 3 and not list((tmp_path / "cache").glob("*.partial"))
     assert done.computed == 4, "the rest and the new one, once"
@@ -890,7 +892,7 @@ def test_blocks_of_an_interrupted_run_serve_another_listing(
 FAKE = """
 import json, os, signal, sys, time
 import numpy as np
-import featx.extraction, featx.computing, featx.recipe
+import featx.extraction.recipe, featx.extraction.run, featx.extraction.share
 from featx.cache import Features
 
 class Fake:
@@ -902,17 +904,17 @@ class Fake:
         time.sleep(self.seconds)
         return images.reshape(-1, 2, 16, 2, 16, 3).mean(axis=(2, 4), dtype=np.float32)
 
-featx.recipe.Recipe.trunk = lambda self: Fake()
+featx.extraction.recipe.Recipe.trunk = lambda self: Fake()
 root, cache = sys.argv[1], sys.argv[2]
 
 def extract(cache, **options):
-    return featx.extraction.extract(root, cache_dir=cache, backbone="vgg16", **{"batch_size": 1, **options})
+    return featx.extract(root, cache_dir=cache, backbone="vgg16", **{"batch_size": 1, **options})
 """
 
 # Every place where a process can die with another state on the disk: before and after each call of the trunk, each sync
 # and each rename, and while the blocks are deleted. Each in a forked process; then an undisturbed one.
 EVERY_INSTANT = """
-featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 4, 0
+featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 4, 0
 
 def forked(work):
     pid = os.fork()
@@ -1025,10 +1027,10 @@ def test_killed_in_the_middle_with_the_real_trunk(
     root = make_dataset(each=20)
     undisturbed = values(run(root, batch_size=1, cache_dir=tmp_path / "other"))
     script = (
-        "import sys, time\nimport featx.extraction\nfrom featx.backbones import Trunk\n"
-        "featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0\nreal = Trunk.__call__\n"
+        "import sys, time\nimport featx.extraction.run\nfrom featx.backbones import Trunk\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0\nreal = Trunk.__call__\n"
         "def slow(self, images):\n    time.sleep(0.03)\n    return real(self, images)\nTrunk.__call__ = slow\n"
-        "featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
+        "featx.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
         "batch_size=1)"
     )
     kept = 0
@@ -1069,7 +1071,8 @@ def test_two_extractions_at_once(make_dataset: Make, tmp_path: Path) -> None:
     """lhotse#112: the second waits for the first and finds its work done."""
     root = make_dataset(each=10)
     body = (
-        "Fake.seconds = 0.03\nfeatx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0\ndone = extract(cache)\n"
+        "Fake.seconds = 0.03\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0\ndone = extract(cache)\n"
         "print(json.dumps([done.features, done.computed, done.rows, done.quarantined]))"
     )
     command = [sys.executable, "-c", FAKE + body, root, tmp_path / "cache"]
@@ -1087,7 +1090,8 @@ def test_two_data_sets_at_once_in_one_folder(make_dataset: Make, tmp_path: Path)
     """Half of their pictures are the same; blocks of one may go while the other copies from them."""
     roots = [make_dataset(each=10), make_dataset(each=10, name="others", first=5)]
     body = (
-        "Fake.seconds = 0.01\nfeatx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 1, 0\ndone = extract(cache)\n"
+        "Fake.seconds = 0.01\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 1, 0\ndone = extract(cache)\n"
         "features = Features(done.features)\nprint(json.dumps([features.paths.tolist(), features.X().tolist()]))"
     )
 
@@ -1107,7 +1111,7 @@ def test_few_open_files_are_enough(make_dataset: Make, tmp_path: Path) -> None:
     root = make_dataset(each=60)
     body = (
         "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))\n"
-        "featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 1, 0\nprint(extract(cache).computed)"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 1, 0\nprint(extract(cache).computed)"
     )
     command = [sys.executable, "-c", FAKE + body, root, tmp_path / "cache"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
@@ -1131,8 +1135,8 @@ def test_a_disk_that_fills_up_keeps_finished_blocks(
     make_dataset: Make, run: Run, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, other = make_dataset(), small_disk / "other"
-    monkeypatch.setattr(computing, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(computing, "BLOCK_SECONDS", 0)
+    monkeypatch.setattr(share_module, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(share_module, "BLOCK_SECONDS", 0)
     with monkeypatch.context() as patch:
         on_call(patch, 9, lambda: other.write_bytes(bytes(shutil.disk_usage(small_disk).free)))
         with pytest.raises(CacheError, match="no room .*kept"):
@@ -1160,7 +1164,7 @@ def test_a_finished_extraction_can_be_used_from_a_read_only_disk(
 
 MEMORY = """
 import resource
-from featx.images import content_id
+from featx._internal.hashing import content_id
 root, cache, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
 Fake.size, Fake.feature_shape = 64, (32, 32, 64)  # 256 KiB a picture as float32
 Fake.__call__ = lambda self, images: np.repeat(images[:, ::2, ::2, :1].astype(np.float32), 64, axis=3)
@@ -1197,7 +1201,7 @@ def test_pictures_are_decoded_while_the_trunk_runs(
 ) -> None:
     """The first batch ends only when a picture of the second has been decoded meanwhile."""
     later, decoded = threading.Event(), []
-    real_load, real_call = computing.load_file, Trunk.__call__
+    real_load, real_call = share_module.load_file, Trunk.__call__
 
     def load(path: Path, *arguments: Any) -> Any:
         image = real_load(path, *arguments)
@@ -1210,7 +1214,7 @@ def test_pictures_are_decoded_while_the_trunk_runs(
         assert later.wait(20), "nothing was decoded while the trunk was at work"
         return real_call(self, images)
 
-    monkeypatch.setattr(computing, "load_file", load)
+    monkeypatch.setattr(share_module, "load_file", load)
     monkeypatch.setattr(Trunk, "__call__", call)
     assert run(make_dataset(each=4), batch_size=4).computed == 8
 
@@ -1218,7 +1222,7 @@ def test_pictures_are_decoded_while_the_trunk_runs(
 def test_no_more_pictures_are_decoded_ahead_than_fit_a_few_batches(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_load, real_call = computing.load_file, Trunk.__call__
+    real_load, real_call = share_module.load_file, Trunk.__call__
     decoded, most = [0], [0]
 
     def load(*arguments: Any) -> Any:
@@ -1231,7 +1235,7 @@ def test_no_more_pictures_are_decoded_ahead_than_fit_a_few_batches(
         decoded[0] -= len(images)
         return real_call(self, images)
 
-    monkeypatch.setattr(computing, "load_file", load)
+    monkeypatch.setattr(share_module, "load_file", load)
     monkeypatch.setattr(Trunk, "__call__", call)
     run(make_dataset(each=20), batch_size=2)
     assert most[0] <= 3 * 2 + 2 * len(os.sched_getaffinity(0))
@@ -1257,10 +1261,10 @@ def test_mnist_just_works(tmp_path: Path) -> None:
         for number in range(2):
             picture(label, number, (28, 28)).convert("L").save(tmp_path / "digits" / str(label) / f"{number}.png")
     settings = {"cache_dir": tmp_path / "cache", "backbone": "vgg16", "weights": "random", "pooling": "avg"}
-    done = extraction.extract(tmp_path / "digits", batch_size=4, **settings)
+    done = run_module.extract(tmp_path / "digits", batch_size=4, **settings)
     assert (done.rows, done.shape, done.spec["size"]) == (4, (4, 512), 224)
     with pytest.raises(BackboneError, match="at least 32 x 32 pixels, got --size 28"):
-        extraction.extract(tmp_path / "digits", size=28, **settings)
+        run_module.extract(tmp_path / "digits", size=28, **settings)
 
 
 def test_weights_that_change_meanwhile_never_get_into_the_cache(
@@ -1269,19 +1273,19 @@ def test_weights_that_change_meanwhile_never_get_into_the_cache(
     """A training job writes its file anew while the pictures are hashed."""
     root, file = make_dataset(each=2), tmp_path / "mine.keras"
     shutil.copy(tiny_backbone, file)
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     other = load_keras().saving.load_model(tiny_backbone)
     other.set_weights([value + 1 for value in other.get_weights()])
     other.save(tmp_path / "other.keras")
-    real = census.read_file
+    real = census_module.read_file
 
     def meanwhile(path: Path) -> bytes:
         shutil.copy(tmp_path / "other.keras", file)
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(census, "read_file", meanwhile)
+        patch.setattr(census_module, "read_file", meanwhile)
         with pytest.raises(ExtractionError, match="weights were changed while featx was running; run the same command"):
             run(root, backbone=str(file))
     done = run(root, backbone=str(file))
@@ -1296,8 +1300,8 @@ def test_an_interrupted_run_goes_on_without_reading_what_is_done(
     root = make_dataset(each=8)
     interrupt(run, root, 8, monkeypatch)
     read: list[Path] = []
-    real = census.read_file
-    monkeypatch.setattr(census, "read_file", lambda path: (read.append(path), real(path))[1])
+    real = census_module.read_file
+    monkeypatch.setattr(census_module, "read_file", lambda path: (read.append(path), real(path))[1])
     assert run(root, batch_size=4).computed == 8
     assert len(read) == 8
 
@@ -1351,7 +1355,7 @@ def test_memory_that_runs_out_is_no_property_of_a_picture(
 ) -> None:
     """The next run has more of it; the picture is not remembered as damaged."""
     root = make_dataset(each=2)
-    real, calls = pipeline.decode, itertools.count()
+    real, calls = pipeline_module.decode, itertools.count()
 
     def short(*arguments: Any) -> Any:
         if next(calls) == 1:
@@ -1359,7 +1363,7 @@ def test_memory_that_runs_out_is_no_property_of_a_picture(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "decode", short)
+        patch.setattr(pipeline_module, "decode", short)
         assert run(root).quarantined == 1
     assert (run(root).rows, run(root).quarantined) == (4, 0)
 
@@ -1415,14 +1419,14 @@ def test_orientations_of_one_scene_are_one_scene(shared: Path, run: Run, tmp_pat
 
 def test_real_features_agree_with_an_independent_computation(shared: Path, real_weights: Path, tmp_path: Path) -> None:
     """MobileNetV2 by Keras alone: Pillow's bilinear stretch, ``load_weights`` and Keras's own preprocessing."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     for kind in ("daisy", "roses"):
         (tmp_path / "data" / kind).mkdir(parents=True)
         for path in sorted((shared / "data" / "flowers" / "train" / kind).glob("*.jpg"))[:2]:
             shutil.copy(path, tmp_path / "data" / kind)
-    done = extraction.extract(
+    done = run_module.extract(
         tmp_path / "data", cache_dir=tmp_path / "cache", backbone="mobilenetv2", weights=str(real_weights), size=96
     )
     features = load_features(done.features)
@@ -1453,8 +1457,8 @@ def test_the_profile_says_where_the_time_went(make_dataset: Make, run: Run, monk
 def test_waiting_is_what_the_trunk_does_when_pictures_are_slow(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pipeline.decode
-    monkeypatch.setattr(pipeline, "decode", lambda *arguments: (time.sleep(0.1), real(*arguments))[1])
+    real = pipeline_module.decode
+    monkeypatch.setattr(pipeline_module, "decode", lambda *arguments: (time.sleep(0.1), real(*arguments))[1])
     found = run(make_dataset(each=10)).profile
     assert found["decode"] >= 20 * 0.1 and found["waiting"] > found["trunk"]
 
@@ -1511,9 +1515,9 @@ def test_files_too_fresh_at_first_are_noted_by_the_next_run(
     root = make_dataset(each=3)
     run(root)
     read: list[Path] = []
-    real = census.read_file
-    monkeypatch.setattr(census, "read_file", lambda path: (read.append(path), real(path))[1])
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    real = census_module.read_file
+    monkeypatch.setattr(census_module, "read_file", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
     assert run(root).computed == 0 and len(read) == 6
     assert run(root).computed == 0 and len(read) == 6
     (root / "lying" / "000.png").write_bytes((root / "standing" / "000.png").read_bytes())
@@ -1527,7 +1531,7 @@ def test_an_edited_note_of_files_is_not_believed(
 ) -> None:
     root = make_dataset(each=3)
     run(root)
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
     run(root)
     (memo,) = (tmp_path / "cache").glob("stat-*.json")
     first, second = load_features(run(root).features).ids[:2]
@@ -1552,4 +1556,4 @@ def test_large_jpegs_are_drafted_for_extraction_and_for_prediction(tmp_path: Pat
     assert not np.array_equal(values(full), values(draft))
     features = load_features(draft.features)
     classifier = featx.fit(features, "logreg", input="flat", validation=0)
-    assert classifier.recipe.draft and classifier.doctor(features)["ok"]
+    assert classifier.recipe.draft and classifier.doctor(features).ok

@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from featx.errors import TrainingError
-from featx.heads import HEADS, BNMLPHead, KNNHead, LogisticHead, RidgeHead, SVMHead, make_head
+from featx.errors import SettingError, TrainingError
+from featx.heads import HEADS, BNMLPHead, HeadParams, KNNHead, LogisticHead, RidgeHead, SVMHead, make_head
 
 KERAS_HEADS = ["bn-mlp", "mlp"]
 LINEAR_HEADS = ["logreg", "svm", "ridge"]
@@ -445,3 +445,13 @@ def test_what_is_not_a_number_gets_no_prediction(name: str) -> None:
         make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (bad, y))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (X[:5], y))
+
+
+def test_the_parameters_of_signatures_are_those_of_the_heads() -> None:
+    known = {name for head in HEADS.values() for name in head._get_param_names()}
+    assert HeadParams.__annotations__.keys() == known - {"random_state"}
+    with pytest.raises(SettingError, match="the logreg head has no setting 'c_'; did you mean `C`|it takes") as error:
+        make_head("logreg", c_=1)
+    assert error.value.setting == "c_"
+    with pytest.raises(SettingError, match="unknown `head` 'lgreg'; did you mean 'logreg'?"):
+        make_head("lgreg")

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from featx import maps as maps_
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import build_trunk
 from featx.errors import TrainingError
+from featx.explanation import activation_maps, overlay
+from featx.explanation import maps as maps_
+from featx.explanation.maps import on_picture
 from featx.heads import Head, Scores, make_head
-from featx.images import RESIZES, resize, square_on
-from featx.maps import activation_maps, on_picture, overlay
+from featx.pictures import RESIZES, resize, square_on
 
 HEADS = [
     (name, {"input": input, **more})

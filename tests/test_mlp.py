@@ -11,12 +11,14 @@ import pytest
 from joblib import Parallel, delayed
 from sklearn.base import clone
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import TrainingError
-from featx.heads import BNMLPHead, MLPHead, _network, _rows, make_head
-from featx.heads._network import Architecture
-from featx.heads._rows import Groups, Reader, shuffled
-from featx.heads._training import Batches, Course
+from featx.heads import BNMLPHead, MLPHead, make_head
+from featx.heads.network import keras_model
+from featx.heads.network import rows as rows_module
+from featx.heads.network.architecture import Architecture
+from featx.heads.network.epochs import Batches, Course
+from featx.heads.network.rows import Groups, Reader, shuffled
 
 KERAS_HEADS = ["bn-mlp", "mlp"]
 
@@ -56,8 +58,8 @@ def _data(n: int = 120, d: int = 12, sides: tuple[int, ...] = (), seed: int = 0)
 @pytest.fixture
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers of 32 rows of 12 float32, chunks of 4 rows of 12 float16."""
-    monkeypatch.setattr(_rows, "BUFFER_BYTES", 32 * 12 * 4)
-    monkeypatch.setattr(_rows, "CHUNK_BYTES", 4 * 12 * 2)
+    monkeypatch.setattr(rows_module, "BUFFER_BYTES", 32 * 12 * 4)
+    monkeypatch.setattr(rows_module, "CHUNK_BYTES", 4 * 12 * 2)
 
 
 def _reading_threads() -> list[str]:
@@ -389,14 +391,14 @@ def test_on_epoch_sees_the_measures_and_may_stop() -> None:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Architecture]:
     """Grows by one with each training that is compiled; none is there to begin with."""
     made: list[Architecture] = []
-    real = _network.Trainer
+    real = keras_model.Trainer
 
     def make(*key: Any) -> Any:
         made.append(key[0])
         return real(*key)
 
-    monkeypatch.setattr(_network, "Trainer", make)
-    monkeypatch.setattr(_network, "_idle", [])
+    monkeypatch.setattr(keras_model, "Trainer", make)
+    monkeypatch.setattr(keras_model, "_idle", [])
     return made
 
 
@@ -426,13 +428,13 @@ def test_a_fit_does_not_depend_on_what_was_fitted_before(compiled: list[Architec
 
 def test_what_is_kept_is_bounded(compiled: list[Architecture], monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = _data(30)
-    monkeypatch.setattr(_network, "KEPT", 2)
+    monkeypatch.setattr(keras_model, "KEPT", 2)
     for hidden in (2, 3, 4):
         MLPHead(hidden=hidden, epochs=1).fit(X, y)
-    assert [key[0].hidden for key, _ in _network._idle] == [3, 4]
-    monkeypatch.setattr(_network, "KEPT_BYTES", 10)
+    assert [key[0].hidden for key, _ in keras_model._idle] == [3, 4]
+    monkeypatch.setattr(keras_model, "KEPT_BYTES", 10)
     MLPHead(hidden=5, epochs=1).fit(X, y)
-    assert _network._idle == []
+    assert keras_model._idle == []
 
 
 def test_threads_fit_at_once() -> None:

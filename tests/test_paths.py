@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from featx.heads import HEADS, make_head, paths, solve_paths
-from featx.heads._base import LazyRows, group_weights
+from featx.heads import HEADS, make_head, solve_paths
+from featx.heads.base import LazyRows, group_weights
+from featx.heads.solver import paths
 
 LOSSES = {"logreg": "logistic", "svm": "squared_hinge", "ridge": "squared"}
 C = [1e-4, 1e-2, 1.0]

@@ -87,7 +87,7 @@ def test_the_ledger_closes(make_dataset: Callable[..., Path], extract: Callable[
 
 
 def test_features_are_the_trunks(make_dataset: Callable[..., Path], extract: Callable[..., featx.Extraction]) -> None:
-    from featx.images import decode, resize
+    from featx.pictures import decode, resize
 
     root = make_dataset(each=3)
     done = extract(root, batch_size=4)
@@ -99,15 +99,15 @@ def test_features_are_the_trunks(make_dataset: Callable[..., Path], extract: Cal
 
 DRIVER = """
 import sys, time
-import featx.extraction, featx.backbones
-featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0
+import featx.extraction.run, featx.backbones
+featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0
 real = featx.backbones.Trunk.__call__
 def slow(self, images):
     time.sleep(0.05)
     return real(self, images)
 featx.backbones.Trunk.__call__ = slow
 print("go", flush=True)
-featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess="rescale", batch_size=1)
+featx.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess="rescale", batch_size=1)
 """
 
 
@@ -212,8 +212,8 @@ def test_predict_agrees_with_evaluate(
     found = classifier.evaluate(features)
     assert (found.accuracy, found.split, found.rows, bad) == (right, "test", 18, [])
     assert np.sum(found.confusion_matrix) == 18
-    assert classifier.doctor(features)["ok"]
-    assert (fitted.report["train_rows"], fitted.report["validation_rows"]) == (36, 6)
+    assert classifier.doctor(features).ok
+    assert (fitted.fitting.train_rows, fitted.fitting.validation_rows) == (36, 6)
 
 
 def test_another_spec_is_refused(

@@ -214,9 +214,9 @@ def test_a_file_larger_than_memory_does_not_end_the_extraction(make_dataset: Mak
 KILLS = """
 import json, os, random, shutil, signal, sys, time, zlib
 from pathlib import Path
-import featx.computing, featx.extraction
+import featx.extraction.share, featx.extraction.run
 
-featx.computing.BLOCK_SECONDS = 0
+featx.extraction.share.BLOCK_SECONDS = 0
 root, cache, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 
 def start():

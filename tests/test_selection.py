@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from featx.cache import Features, load_features, write_features
-from featx.classifier import Classifier, fit
-from featx.errors import TrainingError
-from featx.evaluation import calibration_error, fit_temperature, with_temperature
+from featx.classifier import Classifier, fit, fit_temperature
+from featx.classifier.evaluation import calibration_error, with_temperature
+from featx.cli.selection import parse_C
+from featx.errors import SettingError, TrainingError
 from featx.heads import BNMLPHead, make_head
-from featx.selection import C_VALUES, Trial, _chosen, cross_validate, few_shot, parse_C
-from featx.splits import fold_numbers
-from featx.training import groups_of, inputs
+from featx.rows import fold_numbers, groups_of, inputs
+from featx.selection.cross_validation import C_VALUES, Trial, _chosen, cross_validate
+from featx.selection.few_shot import few_shot
 
 C = [1e-4, 1e-2, 1.0]
 
@@ -136,7 +137,7 @@ def test_views_of_pictures_that_stop_training_do_not_train(tmp_path: Path, monke
     assert len(seen) == 3  # two folds and all rows
     pictures, held_out = len(features) // 2, seen[-1][1]
     assert 10 <= held_out <= 20 and seen[-1][0] == 2 * (pictures - held_out)
-    assert found.classifier.report["train_rows"] == pictures == 70
+    assert found.classifier.fitting.train_rows == pictures == 70
     assert len(found.classifier.head.history_["val_loss"]) == 2
 
 
@@ -157,15 +158,15 @@ def test_the_test_split_is_never_looked_at(tmp_path: Path) -> None:
     a, b = (cross_validate(f, "logreg", C=C, folds=3) for f in (first, second))
     assert a.trials == b.trials
     np.testing.assert_array_equal(a.classifier.head.coef_, b.classifier.head.coef_)
-    assert a.classifier.report["train_rows"] == (splits == "train").sum()
+    assert a.classifier.fitting.train_rows == (splits == "train").sum()
     assert set(a.classifier.train_ids) == set(first.ids[splits == "train"])
 
 
 def test_views_train_together_and_are_never_measured(tmp_path: Path) -> None:
     plain, viewed = _file(tmp_path / "a.h5"), _file(tmp_path / "b.h5", views=3)
     found = cross_validate(viewed, "logreg", C=C, folds=3)
-    assert found.classifier.report["train_rows"] == len(plain) == 60
-    assert found.classifier.report["train_views"] == 120
+    assert found.classifier.fitting.train_rows == len(plain) == 60
+    assert found.classifier.fitting.train_views == 120
     assert found.classifier.held_out.shape == (60, 3)
     rows = np.arange(len(viewed))
     groups = groups_of(viewed, rows)["groups"]
@@ -188,9 +189,9 @@ def test_fit_and_evaluate_with_views(name: str, tmp_path: Path) -> None:
     assert len(features) == 60 + 2 * 45
     quick = {"epochs": 3, "hidden": 8} if name == "bn-mlp" else {}
     classifier = fit(features, name, **quick)
-    assert classifier.report["train_rows"] == 45
-    assert classifier.report["train_views"] == 90
-    assert classifier.report["validation_rows"] == 9
+    assert classifier.fitting.train_rows == 45
+    assert classifier.fitting.train_views == 90
+    assert classifier.fitting.validation_rows == 9
     assert classifier.evaluate(features).rows == 15
     assert classifier.evaluate(features, "validation").rows == 9
     assert classifier.evaluate(features, "train").rows == 45
@@ -216,9 +217,9 @@ def test_C_is_a_number_or_a_range(text: str, values: list[float]) -> None:
     assert parse_C(text) == pytest.approx(values)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1:2", "1:0.1:3", "0:1:3", "1:2:0", "1:2:3:4", "-1", "1e9", "1:2:1.5"])
+@pytest.mark.parametrize("text", ["", "x", "1:2", "1:0.1:3", "0:1:3", "1:2:0", "1:2:3:4", "1:inf:2", "1:2:1.5"])
 def test_a_bad_C_says_what_it_takes(text: str) -> None:
-    with pytest.raises(TrainingError, match="--C takes a number, or lo:hi:n such as 1e-5:10:9, got"):
+    with pytest.raises(SettingError, match="`C` takes a number, or lo:hi:n such as 1e-5:10:9, got"):
         parse_C(text)
 
 
@@ -291,7 +292,7 @@ def test_calibration_error_is_the_mean_surplus_of_confidence() -> None:
 def test_a_calibrated_classifier_says_what_it_knows(name: str, tmp_path: Path) -> None:
     features = _file(tmp_path / "f.h5", n=300, splits=["", "test"] * 150)
     plain, calibrated = fit(features, name), fit(features, name, calibrate=True)
-    assert calibrated.temperature == calibrated.report["temperature"] != 1
+    assert calibrated.temperature == calibrated.fitting.temperature != 1
     assert plain.temperature == 1
     a, b = (c.evaluate(features, "validation") for c in (plain, calibrated))
     assert b.log_loss < a.log_loss
@@ -300,7 +301,7 @@ def test_a_calibrated_classifier_says_what_it_knows(name: str, tmp_path: Path) -
     assert again.temperature == calibrated.temperature
     np.testing.assert_array_equal(again.predict_proba(features), calibrated.predict_proba(features))
     crossed = cross_validate(features, name, folds=3, calibrate=True).classifier
-    assert crossed.temperature == crossed.report["temperature"] != 1
+    assert crossed.temperature == crossed.fitting.temperature != 1
     assert crossed.evaluate(features, "validation").rows == 150
 
 
@@ -336,12 +337,12 @@ def test_what_does_not_fit_into_memory_is_read_from_the_file(
     features = _file(tmp_path / "f.h5", n=90, views=2)
     quick = {"epochs": 8, "hidden": 16, "batch_size": 16} if name == "bn-mlp" else {}
     inside = fit(features, name, input=input, **quick)
-    monkeypatch.setattr("featx.training.MEMORY_BYTES", 0)
-    monkeypatch.setattr("featx.selection.rows_per_block", lambda *_: 7)
+    monkeypatch.setattr("featx.rows.MEMORY_BYTES", 0)
+    monkeypatch.setattr("featx.selection.cross_validation.rows_per_block", lambda *_: 7)
     outside = fit(features, name, input=input, **quick)
     difference = np.abs(outside.predict_proba(features) - inside.predict_proba(features)).max()
     assert difference < (0.2 if name == "bn-mlp" else 1e-3)
-    assert outside.report["validation_rows"] == inside.report["validation_rows"]
+    assert outside.fitting.validation_rows == inside.fitting.validation_rows
     if name != "bn-mlp":
         crossed = cross_validate(features, name, folds=3, input=input)
         monkeypatch.undo()

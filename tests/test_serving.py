@@ -199,7 +199,7 @@ def test_a_head_without_maps_says_so(features: str) -> None:
 def test_about_says_which_classifier_it_is(client: Any, classifier: Classifier) -> None:
     about = client.get("/about").json()
     assert about["class_names"] == classifier.class_names and about["spec"] == classifier.spec
-    assert about["validation_accuracy"] == classifier.report["validation_accuracy"]
+    assert about["validation_accuracy"] == classifier.fitting.validation_accuracy
     assert (about["no_maps"], about["max_bytes"], about["head"]) == ("", 100_000, "logreg")
     assert str(Path.home()) not in json.dumps(about) and "/tmp" not in json.dumps(about)
     assert client.get("/health").json() == {"ok": True}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featx.errors import TrainingError
-from featx.splits import Split, split_rows
+from featx.rows import Split, split_rows
 
 
 def _columns(rows: list[tuple[str, int, str]]) -> tuple[Any, Any, Any]:

@@ -25,15 +25,15 @@ from conftest import picture
 from typer.testing import CliRunner
 
 import featx
-from featx._processes import share_of_cores, threads_in_environment
+from featx._internal.parallel import share_of_cores, threads_in_environment
 from featx.cache import Features
 from featx.cli import app
 from featx.errors import SweepError, TrainingError
 from featx.heads import HEADS, BNMLPHead, MLPHead
-from featx.sweeping import PRUNERS, Sweep, Trial, search_space, training
-from featx.sweeping import space as spaces
-from featx.sweeping import study as studies
-from featx.sweeping.rows import Rows, inputs_of, read_rows
+from featx.rows import Rows, inputs_of, read_rows
+from featx.selection.sweep import PRUNERS, Sweep, Trial, search_space, training
+from featx.selection.sweep import space as spaces
+from featx.selection.sweep import study as studies
 
 ROOT = Path(featx.__file__).parents[1]
 EVERYTHING = [*spaces.SPACE, "epochs", "patience", "random_state"]
@@ -61,7 +61,7 @@ def file(data: Path, tiny_backbone: str) -> Path:
 @pytest.fixture(autouse=True)
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder to work in, and training without compiling, which takes longer than a few steps."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     monkeypatch.delenv("FEATX_CACHE", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -159,14 +159,14 @@ def test_the_first_trial_is_the_heads_defaults_and_the_best_is_fitted(head: str,
     assert first.params == fixed | {name: params[name] for name in first.params if name not in fixed}
     assert [t.number for t in found.trials] == [0, 1, 2] and {t.state for t in found.trials} == {"complete"}
     fit = featx.fit(file, head, **first.params)
-    assert (first.mean_accuracy, first.epochs) == (fit.report["validation_accuracy"], fit.report["epochs"])
+    assert (first.mean_accuracy, first.epochs) == (fit.fitting.validation_accuracy, fit.fitting.epochs)
     held_out = featx.load_features(file)
     loss = fit.evaluate(held_out, "validation").log_loss
     assert first.log_loss == pytest.approx(loss, rel=1e-3)
     assert found.best == max(found.trials, key=lambda t: (t.mean_accuracy, -(t.log_loss or 0)))
-    assert found.best.mean_accuracy == found.classifier.report["validation_accuracy"]
+    assert found.best.mean_accuracy == found.classifier.fitting.validation_accuracy
     assert found.best.params.items() <= found.classifier.head.get_params().items()
-    assert found.classifier.report["train_rows"] == 24  # fitted again on all training rows
+    assert found.classifier.fitting.train_rows == 24  # fitted again on all training rows
     again = featx.Classifier.load(found.classifier.save(tmp_path / "model"))
     assert again.evaluate(held_out).rows == 8
     assert found.storage == Path("s.db") and found.seconds > 0 and all(t.seconds > 0 for t in found.trials)
@@ -200,8 +200,8 @@ def test_ties_are_broken_by_log_loss() -> None:
 def test_repeats_are_averaged(file: Path) -> None:
     fixed = {"input": "avg", "dropout": 0.5, "learning_rate": 0.01, "batch_size": 8, "hidden": 4, "epochs": 2}
     found = featx.sweep(file, "mlp", trials=1, repeats=3, **fixed).best
-    fits = [featx.fit(file, "mlp", random_state=seed, **fixed).report for seed in range(3)]
-    accuracies = [report["validation_accuracy"] for report in fits]
+    fits = [featx.fit(file, "mlp", random_state=seed, **fixed).fitting for seed in range(3)]
+    accuracies = [record.validation_accuracy for record in fits]
     assert found.mean_accuracy == pytest.approx(np.mean(accuracies))
     assert found.std_accuracy == pytest.approx(np.std(accuracies))
     assert found.epochs == 6
@@ -253,7 +253,7 @@ def test_features_are_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def fit(features: Features, head: str, **_options: Any) -> Any:
         return None  # reads them again, which is another matter
 
-    monkeypatch.setattr("featx.sweeping.search.fit", fit)
+    monkeypatch.setattr("featx.selection.sweep.search.fit", fit)
     for trials in (1, 6):
         read.clear()
         inputs = {trial.params["input"] for trial in sweep(file, trials=trials, epochs=1).trials}
@@ -272,7 +272,7 @@ def test_rows_are_pooled_as_fit_pools_them(file: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(rows.of("max", train)[0], X.max(axis=(1, 2)))
     again = rows.of("flat", rows.parts[1][0])[0]
     assert len(again) == 18 and not np.array_equal(again, X)
-    monkeypatch.setattr("featx.sweeping.rows.FLAT_BYTES", 100)
+    monkeypatch.setattr("featx.rows.FLAT_BYTES", 100)
     assert inputs_of(features, {}) == ["avg", "max"] and inputs_of(features, {"input": "flat"}) == ["flat"]
 
 
@@ -567,7 +567,7 @@ def test_the_command_writes_what_it_has_found(file: Path) -> None:
     for row, trial in zip(rows, found["trials"], strict=True):
         values = [*(trial[name] for name in header[:7]), *trial["params"].values()]
         assert row == list(map(str, values))
-    with featx.images.Image.open("out.png") as image:
+    with featx.pictures.decoding.Image.open("out.png") as image:
         assert image.format == "PNG" and image.size[0] >= 1000
     again = run(*words)
     assert f"models/{file.stem}-mlp-sweep is replaced" in again.stderr

@@ -16,13 +16,14 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import featx
-from featx import FeatureExtractor, transformer
+from featx import FeatureExtractor
 from featx.errors import BackboneError, PictureError
+from featx.extraction import transformer as transformer_module
 
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(2**30))
+    monkeypatch.setattr(transformer_module, "_MEMORY", transformer_module._Memory(2**30))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_paths_and_arrays_give_equal_features(
     extractor: FeatureExtractor, paths: list[str], counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_paths = extractor.fit_transform(paths)
-    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(2**30))
+    monkeypatch.setattr(transformer_module, "_MEMORY", transformer_module._Memory(2**30))
     from_arrays = extractor.transform(_arrays(paths))
     assert from_paths.shape == (18, 8)
     assert from_paths.dtype == np.float32
@@ -198,7 +199,7 @@ def test_what_is_remembered_stays_within_a_number_of_bytes(
     extractor: FeatureExtractor, paths: list[str], counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_bytes = 8 * 4
-    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(10 * row_bytes))
+    monkeypatch.setattr(transformer_module, "_MEMORY", transformer_module._Memory(10 * row_bytes))
     extractor.set_params(batch_size=1)
     whole = extractor.transform(paths)  # more than can be remembered
     assert whole.shape == (18, 8) and len(counted) == 18

@@ -97,4 +97,4 @@ def test_from_labels_to_alexnet_and_support_vectors(
         assert mean.size == (99, 99)
         assert 50 < np.asarray(mean, np.float64).mean() < 200
     model: Any = featx.Classifier.load(tmp_path / "quick" / "models" / "alexnet-stripes-0")
-    assert model.report["network"] == "alexnet"
+    assert model.fitting.network == "alexnet"

@@ -26,13 +26,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import featx
-from featx import Views, computing, extraction, pipeline
+from featx import Views
+from featx._internal.hashing import digest
 from featx.backbones import Trunk
-from featx.cache import CacheFolder, Features, digest, load_features, write_features
+from featx.cache import CacheFolder, Features, load_features, write_features
 from featx.cli import app
 from featx.errors import ExtractionError, PictureError
 from featx.extraction import Extraction, explain
-from featx.images import decode, resize
+from featx.extraction import pipeline as pipeline_module
+from featx.extraction import run as run_module
+from featx.extraction import share as share_module
+from featx.pictures import decode, resize
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
 Run = Callable[..., Extraction]
@@ -49,7 +53,7 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
         own = {name: options.pop(name) for name in list(options) if name in (*EVERYTHING, "random_state")}
         views = Views(n, **(own or FLIP_AND_ZOOM)) if n > 1 else None
         usual = {"cache_dir": tmp_path / "cache", "backbone": tiny_backbone, "preprocess": "rescale", "batch_size": 1}
-        return extraction.extract(dataset, views=views, **{**usual, **options})
+        return run_module.extract(dataset, views=views, **{**usual, **options})
 
     return extract
 
@@ -137,7 +141,7 @@ def test_only_views_are_views(make_dataset: Make, tmp_path: Path, tiny_backbone:
     with pytest.raises(
         ExtractionError, match=r"views must be a featx\.Views, such as Views\(5, flip=True, zoom=0\.2\)"
     ):
-        extraction.extract(make_dataset(each=1), cache_dir=tmp_path / "c", backbone=tiny_backbone, views=views)
+        run_module.extract(make_dataset(each=1), cache_dir=tmp_path / "c", backbone=tiny_backbone, views=views)
 
 
 # -------------------------------------------------------------------------------------------------------------- a view
@@ -310,7 +314,7 @@ def test_batches_hold_every_image_once_in_order(counts: list[int], batch_size: i
     failures: dict[int, PictureError] = {}
     seen: list[tuple[int, int]] = []
     trunk: Any = Mean()
-    for keys, features in pipeline.run_trunk_on_views(range(len(counts)), load, trunk, batch_size, failures, 5):
+    for keys, features in pipeline_module.run_trunk_on_views(range(len(counts)), load, trunk, batch_size, failures, 5):
         assert features[:, 0].tolist() == [10 * job + number for job, number in keys]
         seen += keys
     assert seen == [(job, number) for job, count in enumerate(counts) for number in range(count)]
@@ -404,8 +408,10 @@ def test_a_picture_is_decoded_once_for_all_its_views(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    real = pipeline.decode
-    monkeypatch.setattr(pipeline, "decode", lambda data, *limits: (decoded.append(len(data)), real(data, *limits))[1])
+    real = pipeline_module.decode
+    monkeypatch.setattr(
+        pipeline_module, "decode", lambda data, *limits: (decoded.append(len(data)), real(data, *limits))[1]
+    )
     assert run(make_dataset(each=3), 5).computed == 30 and len(decoded) == 6
 
 
@@ -423,7 +429,7 @@ def test_pictures_without_features_have_no_views(make_dataset: Make, run: Run) -
 def test_the_last_picture_may_be_unreadable_after_it_was_hashed(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, real = make_dataset(each=2), pipeline.decode
+    root, real = make_dataset(each=2), pipeline_module.decode
     last = (root / "standing" / "001.png").read_bytes()
 
     def moody(data: bytes, *limits: int) -> Any:
@@ -431,7 +437,7 @@ def test_the_last_picture_may_be_unreadable_after_it_was_hashed(
             raise PictureError("damaged")
         return real(data, *limits)
 
-    monkeypatch.setattr(pipeline, "decode", moody)
+    monkeypatch.setattr(pipeline_module, "decode", moody)
     seen: list[tuple[str, int, int]] = []
     done = run(root, 3, progress=lambda *what: seen.append(what))
     assert (done.rows, done.quarantined, done.view_rows, done.computed) == (3, 1, 6, 9)
@@ -533,7 +539,7 @@ def test_a_damaged_view_alone_is_computed_again(make_dataset: Make, run: Run, co
 
 def test_room_is_asked_for_all_rows(make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(extraction, "require_room", lambda folder, nbytes: asked.append(nbytes))
+    monkeypatch.setattr(run_module, "require_room", lambda folder, nbytes: asked.append(nbytes))
     root, row = make_dataset(each=2), 2 * 4 * 4 * 8
     run(root, 5)
     run(root, 6)
@@ -611,8 +617,8 @@ def test_ctrl_c_in_the_middle_of_a_picture_keeps_its_views(
         return real(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(computing, "BLOCK_ROWS", 3)
-        patch.setattr(computing, "BLOCK_SECONDS", 0)
+        patch.setattr(share_module, "BLOCK_ROWS", 3)
+        patch.setattr(share_module, "BLOCK_SECONDS", 0)
         patch.setattr(Trunk, "__call__", call)
         with pytest.raises(KeyboardInterrupt, match=r"10 of 24 views of pictures are kept in .*; run the same command"):
             run(root, 4)
@@ -651,10 +657,10 @@ def test_killed_in_the_middle_and_run_again(
     root = make_dataset(each=6)
     undisturbed = Features(run(root, 4, cache_dir=tmp_path / "other").features).stored()
     script = (
-        "import sys, time\nimport featx.extraction\nfrom featx.backbones import Trunk\n"
-        "featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0\nreal = Trunk.__call__\n"
+        "import sys, time\nimport featx.extraction.run\nfrom featx.backbones import Trunk\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0\nreal = Trunk.__call__\n"
         "def slow(self, images):\n    time.sleep(0.05)\n    return real(self, images)\nTrunk.__call__ = slow\n"
-        "featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
+        "featx.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
         "batch_size=1, views=featx.Views(4, flip=True, zoom=0.2))"
     )
     command = [sys.executable, "-c", script, root, tmp_path / "cache", tiny_backbone]

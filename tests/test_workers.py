@@ -24,13 +24,15 @@ import pytest
 from conftest import picture
 
 import featx
-from featx import census, computing, extraction, spreading
 from featx.cache import load_features
-from featx.computing import Outcome, Share, Wanted, compute_as_worker
 from featx.errors import CacheError, DatasetError, ExtractionError
-from featx.extraction import Extraction, extract
-from featx.recipe import Recipe
-from featx.spreading import Workers, WorkersLostError, divide
+from featx.extraction import Extraction, Recipe, extract
+from featx.extraction import census as census_module
+from featx.extraction import run as run_module
+from featx.extraction import share as share_module
+from featx.extraction import workers as workers_module
+from featx.extraction.share import Outcome, Share, Wanted, compute_as_worker
+from featx.extraction.workers import Workers, WorkersLostError, divide
 
 Make = Callable[..., Path]
 Run = Callable[..., Extraction]
@@ -54,7 +56,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this instant count as settled, so that their times are in the feature file."""
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
 
 
 @pytest.fixture
@@ -86,7 +88,9 @@ def content(done: Extraction) -> bytes:
     ],
 )
 def test_workers_are_understood(text: str | int, expected: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", spreading)  # any module: whether it is there is all that is asked
+    monkeypatch.setitem(
+        sys.modules, "distributed", workers_module
+    )  # any module: whether it is there is all that is asked
     assert Workers.parse(text) == expected
 
 
@@ -132,10 +136,10 @@ def test_shares_are_whole_batches_and_all_of_it(tmp_path: Path, n: int, workers:
     parts = divide(share, workers)
     assert sum((part.pictures for part in parts), ()) == share.pictures
     assert all(len(part.pictures) % (batch_size or 32) == 0 for part in parts[:-1])
-    most = spreading.SHARE_ROWS[1] + (batch_size or 32)
+    most = workers_module.SHARE_ROWS[1] + (batch_size or 32)
     assert all(0 < part.rows <= most for part in parts)
     if n >= workers * (batch_size or 32):
-        assert len(parts) >= min(workers, n // spreading.SHARE_ROWS[0]), "everyone has something to do"
+        assert len(parts) >= min(workers, n // workers_module.SHARE_ROWS[0]), "everyone has something to do"
 
 
 def test_a_share_and_what_became_of_it_can_be_sent(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_a_worker_that_does_not_see_the_files_says_so(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would find every picture unreadable."""
-    monkeypatch.setattr(computing, "_BEGUN", ["begun"])
+    monkeypatch.setattr(share_module, "_BEGUN", ["begun"])
     elsewhere = tmp_path / "elsewhere"
     share = share_of(elsewhere, tmp_path) if what == "data set" else share_of(tmp_path, elsewhere)
     error = compute_as_worker(share).error
@@ -162,7 +166,7 @@ def test_a_worker_that_does_not_see_the_files_says_so(
 
 def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     claim = (
-        "from featx.computing import _claimed; from pathlib import Path\n"
+        "from featx.extraction.share import _claimed; from pathlib import Path\n"
         f"print(_claimed(('3', '5'), Path({str(tmp_path)!r})), flush=True); input()"
     )
     workers = []
@@ -218,14 +222,14 @@ def test_a_network_gives_the_same_by_workers(make_dataset: Make, tmp_path: Path,
 
 KILLS = """
 import os, signal, sys
-import featx.computing as computing
+import featx.extraction.share as share_module
 from pathlib import Path
 
-real, dead = computing.compute, Path(sys.argv[2]) / "dead"
+real, dead = share_module.compute, Path(sys.argv[2]) / "dead"
 
 def deadly(share, outcome, on_rows):
     '''Each process dies in its first share, half-way through, as long as there are deaths left.'''
-    computing.BLOCK_ROWS, computing.BLOCK_SECONDS = 32, 0
+    share_module.BLOCK_ROWS, share_module.BLOCK_SECONDS = 32, 0
     calls = []
     def dying():
         calls.append(1)
@@ -235,7 +239,7 @@ def deadly(share, outcome, on_rows):
         on_rows()
     real(share, outcome, dying)
 
-computing.compute = deadly
+share_module.compute = deadly
 """
 
 
@@ -247,11 +251,11 @@ def test_a_killed_workers_blocks_are_done_again(run: Run, dataset: Path, tmp_pat
     # Workers import this file by name, and with it the deadly computation
     (tmp_path / "deadly.py").write_text(KILLS)
     program.write_text(
-        "import sys, json, featx.extraction, featx.spreading\n"
-        "def work(share):\n    import deadly\n    from featx.computing import compute_as_worker\n"
+        "import sys, json, featx.extraction.run, featx.extraction.workers\n"
+        "def work(share):\n    import deadly\n    from featx.extraction.share import compute_as_worker\n"
         "    return compute_as_worker(share)\n"
         "if __name__ == '__main__':\n"
-        "    featx.spreading.compute_as_worker, featx.census.RACY_NS = work, 0\n"
+        "    featx.extraction.workers.compute_as_worker, featx.extraction.census.RACY_NS = work, 0\n"
         "    cache = sys.argv[2] + '/cache'\n"
         "    done = featx.extract(sys.argv[1], cache_dir=cache, backbone='pixels', size=32, workers=2)\n"
         "    print(json.dumps([done.features, done.computed, done.rows, done.quarantined]))\n"
@@ -274,10 +278,10 @@ def test_it_gives_up_when_workers_only_die(run: Run, dataset: Path, monkeypatch:
         raise WorkersLostError("workers were lost: BrokenPool: killed")
         yield
 
-    monkeypatch.setattr(extraction, "spread", dies)
+    monkeypatch.setattr(run_module, "spread", dies)
     with pytest.raises(ExtractionError, match="workers were lost"):
         run(dataset, workers=2)
-    assert len(tried) == extraction.LOST_AT_MOST
+    assert len(tried) == run_module.LOST_AT_MOST
 
 
 def test_what_a_worker_says_is_heard_once(
@@ -289,8 +293,8 @@ def test_what_a_worker_says_is_heard_once(
             outcome.notes.append("Keras computes instead of OpenVINO")
             yield outcome
 
-    monkeypatch.setattr(computing, "_BEGUN", ["begun"])
-    monkeypatch.setattr(extraction, "spread", here)
+    monkeypatch.setattr(share_module, "_BEGUN", ["begun"])
+    monkeypatch.setattr(run_module, "spread", here)
     assert run(dataset, workers=2).computed == 600
     assert caplog.text.count("Keras computes instead") == 1
 
@@ -314,11 +318,11 @@ def test_errors_of_workers_are_the_errors(
 def test_workers_end_with_the_one_they_work_for(dataset: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys, time, os, featx.extraction, featx.spreading\n"
+        "import sys, time, os, featx.extraction.run, featx.extraction.workers\n"
         "def work(share):\n    open(sys.argv[2] + f'/{os.getpid()}.pid', 'w').close()\n"
-        "    from featx.computing import _begin\n    _begin(share)\n    time.sleep(60)\n"
+        "    from featx.extraction.share import _begin\n    _begin(share)\n    time.sleep(60)\n"
         "if __name__ == '__main__':\n"
-        "    featx.spreading.compute_as_worker = work\n"
+        "    featx.extraction.workers.compute_as_worker = work\n"
         "    featx.extract(sys.argv[1], cache_dir=sys.argv[2] + '/cache', backbone='pixels', size=32, workers=2)\n"
     )
     (tmp_path / "pids").mkdir()

@@ -90,7 +90,7 @@ def told_of(lesson: Lesson, classifier: featx.Classifier, features: featx.Featur
     train = np.flatnonzero(np.isin(features.ids, classifier.train_ids))
     total = sum(features.X(rows).sum(axis=0) for rows in np.array_split(train, 8))
     Image.fromarray((total / len(train)).round().astype(np.uint8)).save(lesson.out / "mean-image.png")
-    seed = classifier.report["random_state"]
+    seed = classifier.fitting.random_state
     folder = lesson.out / "models" / f"alexnet-{lesson.data.name}-{seed}"
     history = (folder / "history.csv").read_text().splitlines()
     first, last = (line.split(",")[1] for line in (history[1], history[-1]))

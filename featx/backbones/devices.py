@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.choices import Precision
+from featx._internal.keras import load_keras
 from featx.backbones.layers import output_of
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 CPU_BATCH = 32  # beyond, nothing is gained on a processor
 ACCELERATOR_BATCH = 256
 LARGEST_MAPS = 4  # a network holds about so many of its largest map at once

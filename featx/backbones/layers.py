@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import BackboneError
 
 FEATURE_RANKS = (1, 3)  # dimensions of one picture's features: (c,) or (h, w, c)

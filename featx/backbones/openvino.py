@@ -13,12 +13,13 @@ import threading
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from featx._files import sync
-from featx._keras import backend_asked, held_back
+from featx._internal.choices import Engine
+from featx._internal.files import sync
+from featx._internal.keras import backend_asked, held_back
 from featx.backbones.devices import gpus
 from featx.backbones.trunk import Trunk
 from featx.errors import BackboneError, one_line
@@ -26,7 +27,7 @@ from featx.errors import BackboneError, one_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ENGINES = ("auto", "keras", "openvino")
+ENGINES: tuple[str, ...] = get_args(Engine)
 FILES = ("network.xml", "network.bin")
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import BackboneError
 
 DEVIATION = np.float32(64)  # of pixels

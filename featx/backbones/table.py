@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from typing import get_args
 
+from featx._internal.choices import Pooling, Preprocessing
 from featx.errors import BackboneError
 
-POOLINGS = ("none", "avg", "max")
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 PIXELS = "pixels"  # the backbone that is none: what is cached are the decoded pictures themselves
 # How pictures of 0 to 255 become a network's input:
 # caffe  BGR, minus ImageNet's mean       tf       x / 127.5 - 1       torch  (x / 255 - mean) / standard deviation
 # none   as they are                      rescale  x / 255
-PREPROCESSINGS = ("caffe", "tf", "torch", "none", "rescale")
+PREPROCESSINGS = tuple(name for name in get_args(Preprocessing) if name != "auto")
 
 
 @dataclass(frozen=True)

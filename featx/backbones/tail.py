@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones.layers import (
     FEATURE_RANKS,
     LayerRow,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._keras import held_back, load_keras
+from featx._internal.keras import held_back, load_keras
 from featx.backbones.devices import CPU_BATCH, PRECISIONS, accelerated, compiled, compute_in, fitting_batch_size
 from featx.backbones.layers import is_input, layers_by_name, output_at, output_of
 from featx.backbones.preprocessing import preprocess_pictures

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones.layers import layers_by_name
 from featx.backbones.preprocessing import IMAGENET_RGB_MEAN, preprocess_pictures
 from featx.backbones.table import Backbone, canonical_name, find_backbone, is_model_file

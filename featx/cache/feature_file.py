@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import h5py
 import numpy as np
 
+from featx._internal.hashing import digest
 from featx.errors import CacheError, CorruptCacheError, SpecMismatchError, one_line
 
 if TYPE_CHECKING:
@@ -60,12 +61,6 @@ class Place:
 
 
 # --------------------------------------------------------------------------------------------------------------- specs
-
-
-def digest(value: Any) -> str:
-    """BLAKE2b-64 of a JSON value, 16 hexadecimal digits."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def spec_difference(stored: Spec, wanted: Spec) -> list[str]:
@@ -264,8 +259,10 @@ class Rows:
         return self._features.stored(self._numbers[rows])
 
 
-def load_features(path: str | Path) -> Features:
+def load_features(path: str | Path | Features) -> Features:
     """Open a feature file; see :class:`Features`. One that was open before and has not changed is not read again."""
+    if isinstance(path, Features):
+        return path
     path = Path(path)
     try:
         now = path.stat()

@@ -18,17 +18,9 @@ from typing import Any
 
 import filelock
 
-from featx._files import write_whole
-from featx.cache.feature_file import (
-    Features,
-    Place,
-    RowKey,
-    Spec,
-    digest,
-    load_features,
-    read_header,
-    read_reasons,
-)
+from featx._internal.files import write_whole
+from featx._internal.hashing import digest
+from featx.cache.feature_file import Features, Place, RowKey, Spec, load_features, read_header, read_reasons
 from featx.cache.writing import writing
 from featx.errors import CacheError
 

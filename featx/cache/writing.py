@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from featx._files import sync
+from featx._internal.files import sync
+from featx._internal.version import featx_version
 from featx.cache.feature_file import (
     DTYPES,
     SCHEMA,
@@ -68,7 +69,7 @@ def write_features(
     features_bytes = int(np.prod(shape)) * np.dtype(spec["dtype"]).itemsize
     nbytes = features_bytes + _table_bytes(tables)
     require_room(path.parent, nbytes)
-    header = {"schema": SCHEMA, "spec": spec, "featx_version": _version(), **(attributes or {})}
+    header = {"schema": SCHEMA, "spec": spec, "featx_version": featx_version(), **(attributes or {})}
     try:
         with writing(path.parent):
             with h5py.File(unfinished, "w", userblock_size=SEAL_BYTES, locking=False) as file:
@@ -194,9 +195,3 @@ def writing(folder: Path) -> Iterator[None]:
         if code in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in str(error):
             raise CacheError(f"{folder} cannot be written; give another --cache-dir") from error
         raise CacheError(f"{folder} cannot be written: {one_line(error)}") from error
-
-
-def _version() -> str:
-    from featx import __version__
-
-    return __version__

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from featx.errors import TrainingError
-from featx.heads._base import Head, as_rows, group_weights, is_lazy
-from featx.heads._layers import head_layers, layer_weights
-from featx.heads._rows import Groups
-from featx.heads._scores import Scores
+from featx.errors import require_choice, unknown_setting
+from featx.heads.base import Head, as_rows, group_weights, is_lazy
+from featx.heads.layers import head_layers, layer_weights
 from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, check_C
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
-from featx.heads.paths import Path, solve_paths
+from featx.heads.network.rows import Groups
+from featx.heads.params import HeadParams, ParamsBesideC
+from featx.heads.scores import Scores
+from featx.heads.solver.paths import Path, solve_paths
 
 __all__ = [
     "HEADS",
     "BNMLPHead",
     "Groups",
     "Head",
+    "HeadParams",
     "KNNHead",
     "LinearHead",
     "LogisticHead",
     "MLPHead",
+    "ParamsBesideC",
     "Path",
     "RidgeHead",
     "SVMHead",
@@ -51,12 +54,11 @@ def make_head(name: str, **params: Any) -> Head:
     """An unfitted head by its name on the command line, such as ``make_head("logreg", C=0.1)``.
 
     Raises:
-        TrainingError: no such head, or a parameter that it does not have.
+        SettingError: no such head, or a parameter that it does not have.
     """
-    if name not in HEADS:
-        raise TrainingError(f"unknown head {name!r}; expected one of {', '.join(HEADS)}")
+    require_choice("head", name, HEADS)
     known = HEADS[name]._get_param_names()
     for parameter in params:
         if parameter not in known:
-            raise TrainingError(f"the {name} head has no {parameter!r}; it takes {', '.join(known)}")
+            raise unknown_setting(parameter, known, f"the {name} head")
     return HEADS[name](**params)

@@ -8,8 +8,9 @@ import numpy as np
 from scipy.special import expit, softmax
 from sklearn.utils.validation import check_consistent_length
 
-from featx.heads._base import Head, LazyRows, Progress, group_weights, is_lazy, is_map, require_finite
-from featx.heads.paths import SMALL, solve_paths
+from featx._internal.progress import Progress
+from featx.heads.base import Head, LazyRows, group_weights, is_lazy, is_map, require_finite
+from featx.heads.solver.paths import SMALL, solve_paths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
+from featx._internal.progress import Progress
 from featx.errors import TrainingError
-from featx.heads._base import Head, Progress, is_lazy, is_map
-from featx.heads._network import PREDICT_ROWS, Architecture, Settings, borrowed_trainer
-from featx.heads._rows import Groups, Reader, pooled_shape, shuffled
-from featx.heads._training import Batches, Course, OnEpoch, Validation, train
+from featx.heads.base import Head, is_lazy, is_map
+from featx.heads.network.architecture import Architecture
+from featx.heads.network.epochs import Batches, Course, OnEpoch, Validation, train
+from featx.heads.network.keras_model import PREDICT_ROWS, Settings, borrowed_trainer
+from featx.heads.network.rows import Groups, Reader, pooled_shape, shuffled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
-from featx.heads._base import Head, Progress, is_lazy
+from featx._internal.progress import Progress
+from featx.heads.base import Head, is_lazy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

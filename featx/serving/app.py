@@ -19,12 +19,11 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from featx import __version__
+from featx._internal.version import featx_version
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
-from featx.explanation import smaller
-from featx.images import decode, quiet_pillow
-from featx.maps import overlay
+from featx.explanation import overlay, smaller
+from featx.pictures import decode, quiet_pillow
 from featx.serving.guard import LOOPBACK, Guard
 from featx.serving.uploads import Door, Place, uploaded
 from featx.serving.worker import MapOf, Worker
@@ -96,7 +95,7 @@ def make_app(
         with quiet_pillow(classifier.recipe.max_pixels), worker:
             yield
 
-    app = FastAPI(title="featx", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="featx", version=featx_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, hosts=hosts)
     for kind in (HTTPException, RequestValidationError, PictureError, TrainingError):
         app.add_exception_handler(kind, _refused)
@@ -131,17 +130,18 @@ def _always(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response
 
 
 def _add_description(app: FastAPI, worker: Worker, max_bytes: int) -> None:
-    classifier, report = worker.classifier, worker.classifier.report
+    classifier = worker.classifier
+    record = classifier.fitting
     about = About(
         class_names=classifier.class_names,
         spec=classifier.spec,
-        head=str(report.get("head", "")),
-        validation_accuracy=report.get("validation_accuracy"),
-        validation_rows=report.get("validation_rows", 0),
-        train_rows=report.get("train_rows", 0),
+        head=record.head,
+        validation_accuracy=record.validation_accuracy,
+        validation_rows=record.validation_rows,
+        train_rows=record.train_rows,
         no_maps=worker.no_maps,
         max_bytes=max_bytes,
-        featx_version=__version__,
+        featx_version=featx_version(),
     )
 
     @app.get("/about")

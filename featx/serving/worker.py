@@ -17,7 +17,7 @@ from PIL import Image
 
 from featx.classifier import Classifier, Prediction
 from featx.errors import PictureError, TrainingError
-from featx.maps import activation_maps
+from featx.explanation import activation_maps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx._internal.parallel import in_threads
 from featx.errors import PictureError, TrainingError
-from featx.pipeline import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._files import history_csv, sync, write_whole
+from featx._internal.files import history_csv, sync, write_whole
 from featx.errors import TrainingError
 
 if TYPE_CHECKING:

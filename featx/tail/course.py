@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import logsumexp
 
+from featx._internal.progress import Progress
 from featx.errors import TrainingError
 from featx.heads import Groups
 from featx.tail.batches import in_batches, read_ahead
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
 OnEpoch = Callable[[int, dict[str, float]], None]
 
 

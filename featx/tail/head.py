@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 
-from featx._keras import load_keras
+from featx._internal.choices import Kept, Optimizer, Schedule
+from featx._internal.keras import load_keras
+from featx._internal.progress import Progress, silent
 from featx.backbones import SCRATCH, Division, build_tail, subtract_mean_image, subtracts_mean_image
 from featx.errors import ModelError, TrainingError, one_line
 from featx.heads import Groups, Head, Scores, as_rows, head_layers, layer_weights, make_head
 from featx.tail.batches import in_batches
 from featx.tail.checkpoints import Checkpoints
-from featx.tail.course import Course, OnEpoch, Progress
+from featx.tail.course import Course, OnEpoch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "constant")
-KEPT = ("best", "last")
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+KEPT: tuple[str, ...] = get_args(Kept)
 WARM_UP = 0.05  # share of the steps in which the learning rate rises to its full height, on the cosine schedule
 LARGEST_HALF = 6e4  # of float16, nearly
 MEAN_ROWS = 256  # pictures that are read at once for the mean image
@@ -160,7 +162,7 @@ class TailHead(Head):
         course.begin(state, measured=start is not None)
         with _listening(callback, self._model, on_epoch) as tell:
             patience = self.patience if self.keep == "best" else self.epochs
-            self.stopped_ = course.run(self.epochs, patience, progress or _silent, tell)
+            self.stopped_ = course.run(self.epochs, patience, progress or silent, tell)
         course.finish()
         reached = course.state
         self.history_, self.best_epoch_, self.start_ = reached.history, reached.best_epoch, reached.start
@@ -347,7 +349,3 @@ def _listening(callback: Any, model: Any, on_epoch: OnEpoch | None) -> Iterator[
 
 def _has_gpu() -> bool:
     return any("gpu" in device.lower() for device in load_keras().distribution.list_devices())
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress shown."""

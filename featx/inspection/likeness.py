@@ -1,0 +1,91 @@
+"""What is like what, by features: near-duplicates, and pictures that are like no other.
+
+Features are averaged over the map and scaled to length 1. ``n`` rows of ``d`` columns take ``4 n d`` bytes, and as much
+again while they are compared; distances are computed for a block of rows at a time, never for all pairs at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from featx._internal.progress import Progress
+from featx.cache import Features
+from featx.heads import as_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIMILARITY = 0.9  # see `inspect`
+NEIGHBORS = 10
+QUERIES = 4096  # rows whose neighbours are looked for at a time
+OUTLYING = 3.5  # Iglewicz & Hoaglin's
+
+
+def averaged(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Features of some rows, averaged over the map, float32 ``(rows, c)``; read block by block."""
+    X = np.empty((len(rows), features.shape[-1]), np.float32)
+    done = 0
+    for block, read in features.blocks(rows):
+        X[done : done + len(block)] = as_rows(read, "avg")
+        done += len(block)
+    return X
+
+
+def nearest(
+    X: NDArray[np.float32], neighbors: int, progress: Progress
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cosines with each row's nearest other rows, the nearest first, and their numbers: both ``(n, neighbors)``.
+
+    There are fewer columns if there are fewer rows. ``X`` is float32 ``(n, d)``.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    n, k = len(X), min(neighbors, len(X) - 1)
+    unit = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
+    search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric="euclidean").fit(unit)
+    cosines, numbers = np.empty((n, k)), np.empty((n, k), np.int64)
+    for start in range(0, n, QUERIES):
+        progress("comparing the pictures", start, n)
+        rows = np.arange(start, min(start + QUERIES, n))
+        distance, number = search.kneighbors(unit[rows])
+        itself = number == rows[:, None]
+        itself[~itself.any(axis=1), -1] = True  # of more equal rows than were asked for, it may not be one
+        cosines[rows] = 1 - distance[~itself].reshape(len(rows), k).astype(np.float64) ** 2 / 2
+        numbers[rows] = number[~itself].reshape(len(rows), k)
+    progress("comparing the pictures", n, n)
+    return cosines, numbers
+
+
+def pairs_of(
+    cosines: NDArray[np.float64], numbers: NDArray[np.int64], similarity: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs of rows at least so similar, int64 ``(m, 2)``, and their cosines, the most similar first."""
+    first, column = np.nonzero(cosines >= similarity)
+    both = np.sort(np.column_stack([first, numbers[first, column]]), axis=1)
+    pairs, at = np.unique(both, axis=0, return_index=True)
+    found = cosines[first, column][at]
+    order = np.argsort(-found, kind="stable")
+    return pairs[order], found[order]
+
+
+def groups_of(n: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of each row's group, int64 ``(n,)``: rows of a pair, and of pairs that share a row, are in one."""
+    links = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    groups: NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
+    return groups
+
+
+def modified_z(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each is above the median, in robust standard deviations (Iglewicz & Hoaglin 1993).
+
+    That is ``0.6745 (d - median) / MAD``, where MAD is the median of the absolute deviations from the median. Where
+    that is 0, all are 0.
+    """
+    deviation = distances - np.median(distances)
+    mad = np.median(np.abs(deviation))
+    score: NDArray[np.float64] = 0.6745 * deviation / mad if mad > 0 else np.zeros_like(deviation)
+    return score
