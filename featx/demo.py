@@ -43,7 +43,7 @@ def run(out: Path, *, weights: str | None, random_state: int, progress: Progress
         f"{extraction.quarantined} quarantined; {extraction.computed} computed in {extraction.seconds:.1f} s"
     )
     yield {"step": "extract", "weights": used, "computed": extraction.computed, "text": text}
-    features = load_features(extraction.features)
+    features = load_features(extraction.features_path)
     heads = []
     for head, params in HEADS.items():
         classifier = fit(features, head, random_state=random_state, progress=progress, **params)
@@ -58,7 +58,7 @@ def run(out: Path, *, weights: str | None, random_state: int, progress: Progress
         "weights": used,
         "heads": heads,
         "seconds": time.perf_counter() - started,
-        "written": {"pictures": str(pictures), "features": extraction.features, "models": str(out / "models")},
+        "written": {"pictures": str(pictures), "features": extraction.features_path, "models": str(out / "models")},
         "text": f"done in {time.perf_counter() - started:.0f} s; VGG16 had {used} weights",
     }
 

@@ -176,7 +176,7 @@ def groups_of(features: Features, rows: NDArray[np.int64]) -> dict[str, Any]:
 
 def probabilities(head: Head, features: Features, rows: Any = None) -> NDArray[np.float32]:
     """Probabilities ``(n, classes)`` of rows of a feature file, block by block."""
-    numbers = np.arange(len(features))[slice(None) if rows is None else rows]
+    numbers = features.row_numbers(rows)
     found = np.empty((len(numbers), len(head.classes_)), np.float32)
     done = 0
     for block, X in features.blocks(numbers):
@@ -243,7 +243,7 @@ def inputs_of(features: Features, fixed: Mapping[str, Any]) -> list[str]:
     """What may become of the features' maps, the smallest forms first; one entry if there is no choice."""
     if "input" in fixed or len(features.shape) != 4:
         return [fixed.get("input", "avg")]
-    size = features.dtype.itemsize * int(np.prod(features.shape[1:])) * int((features.views == 0).sum())
+    size = features.dtype.itemsize * int(np.prod(features.shape[1:])) * int(features.pictures.sum())
     if size <= FLAT_BYTES:
         return ["avg", "max", "flat"]
     logger.info('maps of %.1f GB are not searched flat, only pooled; a fit with `input="flat"` tries it', size / 1e9)
@@ -264,7 +264,7 @@ def read_rows(features: Features, inputs: list[str], validation: float, random_s
         TrainingError: rows on which no head can be trained, or none to choose by.
     """
     splits = [training_split(features, validation, random_state + repeat) for repeat in range(repeats)]
-    splits = [replace(split, train=split.train[features.views[split.train] == 0]) for split in splits]
+    splits = [replace(split, train=split.train[features.pictures[split.train]]) for split in splits]
     if not len(splits[0].validation):
         raise TrainingError("a sweep chooses by validation rows, and there are none; give `validation=0.2`, or more")
     numbers = np.concatenate([splits[0].train, splits[0].validation])

@@ -88,17 +88,25 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one number a call of a trunk: pictures in the batch. With ``batch_size=1`` its length is pictures."""
-    from featx.backbones import Trunk
+    """Grows by one number per call of a trunk of any kind: pictures in the batch.
+
+    With ``batch_size=1`` its length is the number of pictures.
+    """
+    from featx.backbones import KerasTrunk, OpenVINOTrunk, PixelTrunk
 
     calls: list[int] = []
-    real = Trunk.__call__
 
-    def call(self: Trunk, images: Any) -> Any:
-        calls.append(len(images))
-        return real(self, images)
+    def counting(kind: type) -> Callable[[Any, Any], Any]:
+        real = kind.__call__
 
-    monkeypatch.setattr(Trunk, "__call__", call)
+        def call(self: Any, images: Any) -> Any:
+            calls.append(len(images))
+            return real(self, images)
+
+        return call
+
+    for kind in (KerasTrunk, OpenVINOTrunk, PixelTrunk):
+        monkeypatch.setattr(kind, "__call__", counting(kind))
     return calls
 
 

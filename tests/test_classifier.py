@@ -27,9 +27,9 @@ from sklearn.metrics import log_loss, precision_recall_fscore_support
 import featx
 from featx._internal.hashing import content_id
 from featx._internal.intervals import wilson_interval
-from featx.backbones import Trunk
+from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
-from featx.classifier.folder import digest
+from featx.classifier.folder import about_digest
 from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
 from featx.heads import BNMLPHead, LogisticHead
 
@@ -47,7 +47,7 @@ class Stripes:
 
     def extract(self, root: Path | None = None, **changes: Any) -> featx.Features:
         done = featx.extract(root or self.root, **{**self.settings, **changes})
-        return featx.load_features(done.features)
+        return featx.load_features(done.features_path)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def stripes(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Str
         "batch_size": 8,
         "cache_dir": tmp_path_factory.mktemp("cache"),
     }
-    features = featx.load_features(featx.extract(root, **settings).features)
+    features = featx.load_features(featx.extract(root, **settings).features_path)
     return Stripes(root, settings, features)
 
 
@@ -623,17 +623,17 @@ def test_files_are_predicted_as_the_cache_was(stripes: Stripes, tmp_path: Path, 
 def test_one_picture_out_of_range_does_not_end_a_prediction(
     ridge: Classifier, stripes: Stripes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Trunk.__call__
+    real = KerasTrunk.__call__
 
-    def glaring(self: Trunk, images: Any) -> Any:
+    def glaring(self: KerasTrunk, images: Any) -> Any:
         features = real(self, images)
         features[1] = 1e6
         return features
 
-    monkeypatch.setattr(Trunk, "__call__", glaring)
+    monkeypatch.setattr(KerasTrunk, "__call__", glaring)
     predictions, quarantined = ridge.predict([stripes.root / "test"], batch_size=18)
     assert (len(predictions), len(quarantined)) == (17, 1)
-    assert "a feature of 1e+06 is out of float16's range; extract with --dtype float32" in quarantined[0][1]
+    assert 'a feature of 1e+06 is out of float16\'s range; extract with `dtype="float32"`' in quarantined[0][1]
 
 
 def test_the_doctor_does_not_trust_what_is_not_a_number(stripes: Stripes, ridge: Classifier) -> None:
@@ -747,7 +747,7 @@ def test_notes_in_the_folder_outlive_a_second_fit(ridge: Classifier, tmp_path: P
 DYING = """
 import os, shutil, signal, sys
 from pathlib import Path
-from featx.backbones import Trunk
+from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
 
 new, place = Classifier.load(sys.argv[1]), sys.argv[2]
@@ -833,7 +833,7 @@ def _edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     about = json.loads((folder / "classifier.json").read_text())
     del about["digest"]
     change(about)
-    (folder / "classifier.json").write_text(json.dumps({**about, "digest": digest(about)}))
+    (folder / "classifier.json").write_text(json.dumps({**about, "digest": about_digest(about)}))
 
 
 def test_names_that_were_exchanged(saved: Path) -> None:
@@ -1106,7 +1106,7 @@ def hymenoptera(shared: Path, real_weights: Path, tmp_path_factory: pytest.TempP
         weights=str(real_weights),
         size=96,
     )
-    return featx.load_features(done.features)
+    return featx.load_features(done.features_path)
 
 
 def test_ants_and_bees(shared: Path, hymenoptera: featx.Features) -> None:

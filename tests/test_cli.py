@@ -26,7 +26,7 @@ from conftest import commands, picture
 from typer.testing import CliRunner, Result
 
 import featx
-from featx.backbones import Trunk
+from featx.backbones import KerasTrunk
 from featx.cli import app
 from featx.errors import WeightsError
 from featx.pictures import MAX_PIXELS
@@ -553,16 +553,16 @@ def test_wrong_usage_is_2(words: str) -> None:
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Somebody presses Ctrl-C while the second batch is computed."""
-    real, calls = Trunk.__call__, [0]
+    real, calls = KerasTrunk.__call__, [0]
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         calls[0] += 1
         if calls[0] == 2:
             raise KeyboardInterrupt
         return real(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trunk, "__call__", call)
+        patch.setattr(KerasTrunk, "__call__", call)
         yield
 
 
@@ -586,8 +586,8 @@ def test_an_interrupted_extraction_goes_on(
 
 
 def test_doctor_disagrees_with_exit_code_1(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Trunk.__call__
-    monkeypatch.setattr(Trunk, "__call__", lambda self, images: 1 + real(self, 255 - images))
+    real = KerasTrunk.__call__
+    monkeypatch.setattr(KerasTrunk, "__call__", lambda self, images: 1 + real(self, 255 - images))
     found = answer("doctor", made.model, code=1)
     assert found["ok"] is False and found["max_abs_difference"] > 1e-3
     assert "DISAGREE: do not trust this classifier" in run("doctor", made.model, code=1).stdout

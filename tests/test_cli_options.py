@@ -186,14 +186,14 @@ def test_defaults_that_help_tells_are_true() -> None:
 
     library = {name: p.default for name, p in inspect.signature(TailHead).parameters.items()}
     library |= {"similarity": inspect.signature(featx.inspect).parameters["similarity"].default}
-    library |= {"neighbors": inspect.signature(featx.inspect).parameters["neighbors"].default}
+    library |= {"n_neighbors": inspect.signature(featx.inspect).parameters["n_neighbors"].default}
     told = {}
     for name in ("finetune", "inspect"):
         for parameter in COMMANDS[name].values():
             default = _said(parameter.annotation.__metadata__[0].help)
             if default and parameter.name in library:
                 told[parameter.name] = default
-    assert {"epochs", "optimizer", "patience", "keep", "head", "similarity", "neighbors"} <= set(told)
+    assert {"epochs", "optimizer", "patience", "keep", "head", "similarity", "n_neighbors"} <= set(told)
     for setting, default in told.items():
         usual = library[setting]
         assert (float(default) == usual) if isinstance(usual, (int, float)) else (default == usual), setting

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -401,6 +402,16 @@ def test_links_lead_somewhere(page: Path, target: str) -> None:
     assert file.exists() and file.is_relative_to(ROOT)
     if anchor:
         assert anchor in _anchors(file.read_text(encoding="utf-8"))
+
+
+def test_extras_are_named_as_they_can_be_installed() -> None:
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "featx").rglob("*.py")]
+    said = "\n".join([*sources, ALL])
+    assert "featx[" not in said
+    assert {"plot", "openvino", "gpu"} <= set(re.findall(r"pip install '\.\[(\w+)\]'", said)) <= extras
+    install = TEXTS["README.md"].split("## Install")[1].split("\n## ")[0]
+    assert extras <= set(re.findall(r"\w+", install))
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -151,7 +151,7 @@ def test_no_tail_at_all_is_a_plain_head(tune: Any, make_dataset: Make, residual:
     dataset = make_dataset(classes=3, each=16)
     tuned = tune(dataset, unfreeze="none", head_params={"C": 0.1})
     done = featx.extract(dataset, cache_dir=tmp_path / "cache", backbone=residual, preprocess="rescale")
-    plain = featx.fit(done.features, "logreg", C=0.1)
+    plain = featx.fit(done.features_path, "logreg", C=0.1)
     features = plain.features_of()
     np.testing.assert_array_equal(tuned.predict_proba(features), plain.predict_proba(features))
 
@@ -565,7 +565,7 @@ def test_tensorboard_hears_of_each_epoch(tune: Any, tmp_path: Path) -> None:
 def test_pixels_are_cached_as_they_are(make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=2, each=4)
     done = featx.extract(dataset, backbone="pixels", size=24, cache_dir=tmp_path / "cache")
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     assert (features.shape, str(features.dtype)) == ((8, 24, 24, 3), "uint8")
     expected = np.asarray(picture(0, 0).resize((24, 24), 2))
     np.testing.assert_array_equal(features.stored([0])[0], expected)

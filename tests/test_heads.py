@@ -453,5 +453,5 @@ def test_the_parameters_of_signatures_are_those_of_the_heads() -> None:
     with pytest.raises(SettingError, match="the logreg head has no setting 'c_'; did you mean `C`|it takes") as error:
         make_head("logreg", c_=1)
     assert error.value.setting == "c_"
-    with pytest.raises(SettingError, match="unknown `head` 'lgreg'; did you mean 'logreg'?"):
+    with pytest.raises(SettingError, match="unknown `head` 'lgreg' .did you mean 'logreg'.*; expected one of bn-mlp"):
         make_head("lgreg")

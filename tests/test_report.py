@@ -137,7 +137,7 @@ def written(dataset: Path, backbone: str, head: str = "logreg", **params: Any) -
     """A classifier of a data set, saved, and its folder."""
     cache = dataset.parent / "cache"
     done = featx.extract(dataset, backbone=backbone, preprocess="rescale", cache_dir=cache)
-    classifier = featx.fit(done.features, head, **params)
+    classifier = featx.fit(done.features_path, head, **params)
     return classifier, classifier.save(dataset.parent / f"model-{head}")
 
 
@@ -203,7 +203,7 @@ def test_plots_are_of_a_sample_of_many(monkeypatch: pytest.MonkeyPatch, tmp_path
         (tmp_path / "d" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
         picture(n % 2, n).save(tmp_path / "d" / "ab"[n % 2] / f"{n}.png")
     done = featx.extract(tmp_path / "d", backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "c")
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     (plot, *_) = plots_of(features, np.arange(8))
     assert len(plot.places) == 5 and sorted(set(plot.places)) == plot.places
     assert "A random sample of 5 of 8 pictures" in plot.note and "% of their variance" in plot.note
@@ -425,7 +425,7 @@ def test_the_commands_make_the_classifier_again(
         data, backbone=tiny_backbone, preprocess="rescale", resize="pad", cache_dir=tmp_path / "cache",
         views=featx.Views(2, flip=True),
     )  # fmt: skip
-    classifier = featx.fit(done.features, "logreg", C=0.5, random_state=3, validation=0.3, calibrate=True)
+    classifier = featx.fit(done.features_path, "logreg", C=0.5, random_state=3, validation=0.3, calibrate=True)
     folder = classifier.save(tmp_path / "a model")
     found = find(classifier, classifier.features_of(), folder)
     assert [step.what for step in found.provenance.steps] == ["Extract features", "Fit the head", "Measure it"]
@@ -443,7 +443,7 @@ def test_a_cross_validated_classifier_is_made_by_cv(
     make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path
 ) -> None:
     done = featx.extract(make_dataset(), backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "cache")
-    classifier = featx.cross_validate(done.features, "ridge", C=[0.1], folds=3).classifier
+    classifier = featx.cross_validate(done.features_path, "ridge", C=[0.1], folds=3).classifier
     step = find(classifier, classifier.features_of()).provenance.steps[1]
     assert re.search(r"featx cv \S+ --head ridge --folds 3 --C 0.1 --out MODEL", step.command)
 

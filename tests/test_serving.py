@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def features(data: Path, tiny_backbone: str) -> str:
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale"}
-    return featx.extract(data, cache_dir=data.parent / "cache", **recipe).features
+    return featx.extract(data, cache_dir=data.parent / "cache", **recipe).features_path
 
 
 @pytest.fixture(scope="module")

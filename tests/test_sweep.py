@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(data: Path, tiny_backbone: str) -> Path:
     """Their features, maps of 4 x 4 x 8."""
     done = featx.extract(data, backbone=tiny_backbone, preprocess="rescale", cache_dir=data.parent / "cache")
-    return Path(done.features)
+    return Path(done.features_path)
 
 
 @pytest.fixture(autouse=True)
@@ -285,7 +285,7 @@ def test_only_pictures_themselves_are_taken(data: Path, tiny_backbone: str) -> N
         cache_dir="cache",
         views=featx.Views(3, flip=True, zoom=0.2),
     )
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     assert len(features) == 32 + 48
     rows = read_rows(features, inputs_of(features, {}), 0.25, 0, 1)
     assert len(rows.y) == 24

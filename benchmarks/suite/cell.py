@@ -105,7 +105,7 @@ def extracted(job: Job) -> dict[str, Any]:
         "features_seconds": seconds - warm_up,
         "pictures": done.rows,
         "shape": done.shape[1:],
-        "disk_bytes": os.path.getsize(done.features),
+        "disk_bytes": os.path.getsize(done.features_path),
     }
 
 
@@ -143,7 +143,7 @@ def head_on_features(job: Job) -> dict[str, Any]:
     done = featx.extract(job.labels, cache_dir=job.cache, **job.recipe)
     clock, cell = Clock(), job.cell
     choosing: dict[str, Any] = {"validation": cell.validation, "random_state": cell.seed}
-    classifier = featx.fit(done.features, cell.method, progress=clock, **choosing)
+    classifier = featx.fit(done.features_path, cell.method, progress=clock, **choosing)
     return _trained(job, classifier, clock, imports, features_seconds=0.0)
 
 

@@ -6,7 +6,6 @@ built from its name and parameters, the trunk from the recipe, and both are comp
 
 from __future__ import annotations
 
-import functools
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from featx._internal.progress import Progress
+from featx._internal.progress import Progress, silent
 from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
 from featx.classifier.record import Fitting
 from featx.errors import CacheError, PictureError, SettingError, TrainingError, require_choice
-from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
+from featx.extraction import Recipe, extract, features_of, load_file
 from featx.heads import HEADS, Head, make_head
 from featx.pictures import list_files, quiet_pillow
 from featx.rows import probabilities
@@ -43,7 +42,13 @@ TOLERANCE = 1e-3  # of probability, between a picture's cached and its live feat
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's prediction: the most probable class, and ``all_probabilities``, float32 ``(classes,)``."""
+    """Prediction of one picture.
+
+    Attributes:
+        path: the picture, as it was named.
+        label, probability: the most probable class, and its probability.
+        all_probabilities: float32 ``(classes,)``, in the order of ``class_names``.
+    """
 
     path: str
     label: str
@@ -59,11 +64,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Measured:
-    """Labelled rows of a feature file, and how a classifier did on each.
+    """Evaluation of a classifier, row by row.
 
     Attributes:
-        evaluation: how it did on all of them.
-        rows: int64 ``(n,)``, their numbers in the file.
+        evaluation: measures over all rows.
+        rows: int64 ``(n,)``, numbers of the measured rows in the feature file.
         y: int64 ``(n,)``, true classes as numbers of the classifier's ``class_names``.
         probabilities: float32 ``(n, classes)``.
     """
@@ -93,17 +98,29 @@ class Diagnosis:
 
 @dataclass
 class Classifier:
-    """A fitted head together with all that is needed to use it on pictures.
+    """Fitted head together with all that is needed to use it on pictures.
 
     Attributes:
         head: the fitted head, whose classes are the numbers of ``class_names``.
-        class_names: the classes.
-        spec: what made the features it was fitted on.
-        recipe: how to build the trunk that makes such features.
+        class_names: names of the classes.
+        spec: everything that decided the values of the features it was fitted on.
+        recipe: settings by which the trunk that makes such features is built.
         fitting: record of how it was fitted, and how it did.
         train_ids, validation_ids: content ids of the rows it was trained on, and of those held out to choose.
         held_out: float32 ``(len(validation_ids), classes)``: probabilities of the held-out rows by a head that had not
             seen them; empty if that is the head itself, because it was not fitted again on all rows.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> classifier = featx.fit(features, "logreg")
+        >>> classifier
+        <Classifier logreg on pixels: 2 classes>
+        >>> classifier.save("models/photos")
+        PosixPath('models/photos')
+        >>> predictions, quarantined = featx.Classifier.load("models/photos").predict(["photos/lying"])
+        >>> len(predictions), quarantined
+        (12, [])
     """
 
     head: Head
@@ -147,25 +164,32 @@ class Classifier:
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[list[Prediction], list[tuple[str, str]]]:
-        """Predict pictures, given by file or by folder, from their pixels.
+        """Predict pictures from their pixels.
+
+        Args:
+            paths: files, taken as they are, and folders, searched for pictures.
+            batch_size: pictures per call of the trunk; by default as many as suit the device.
+            progress: called with what is going on, how much is done, and of how much.
 
         Returns:
-            the predictions, in order, and ``(path, reason)`` of the files that cannot be read.
+            predictions in the order of the files, and ``(path, reason)`` of the files that cannot be read.
+
+        Raises:
+            DatasetError: a path that does not exist, or no pictures at all.
         """
         files = [str(path) for path in list_files(paths)]
         failures: dict[str, PictureError] = {}
-        found: dict[str, NDArray[np.float32]] = {}
-        if progress:
-            progress("predicting", 0, len(set(files)))
+        by_file: dict[str, NDArray[np.float32]] = {}
+        progress = progress or silent
+        progress("predicting", 0, len(set(files)))
         for names, stored in self.live_features(files, failures, batch_size):
-            found |= dict(zip(names, self.probabilities(stored), strict=True))
-            if progress:
-                progress("predicting", len(found) + len(failures), len(set(files)))
-        predictions = [self.prediction(name, found[name]) for name in files if name in found]
+            by_file |= dict(zip(names, self.probabilities(stored), strict=True))
+            progress("predicting", len(by_file) + len(failures), len(set(files)))
+        predictions = [self.prediction(name, by_file[name]) for name in files if name in by_file]
         return predictions, [(name, str(failures[name])) for name in files if name in failures]
 
     def evaluate(self, features: Features | str | Path | None = None, split: str | None = None) -> Evaluation:
-        """Measure on rows of a feature file: by default its test rows, else the labelled rows not trained on.
+        """Measure on labelled rows: by default the test rows, else the rows not trained on.
 
         Validation rows are always measured as rows that the head had not seen: if it was fitted again on them too,
         the probabilities from before are used.
@@ -184,7 +208,7 @@ class Classifier:
         return self.measured(features, split).evaluation
 
     def measured(self, features: Features | str | Path | None = None, split: str | None = None) -> Measured:
-        """What :meth:`evaluate` measures, row by row."""
+        """Evaluation as by :meth:`evaluate`, row by row."""
         if split is not None:
             require_choice("split", split, SPLITS)
         features = self.features_of(features)
@@ -200,11 +224,11 @@ class Classifier:
             seen = int(np.isin(features.ids[rows], self.train_ids).sum())
         if seen and split != "train":
             logger.warning("%d of these %d pictures were trained on: the figures flatter", seen, len(rows))
-        labelled = (features.y >= 0) & (features.views == 0)
+        labelled = (features.y >= 0) & features.pictures
         left_out = int(labelled.sum()) - len(rows) if split == "unseen" else 0
         if left_out:
             logger.warning("%d pictures are left out: the classifier was trained on them", left_out)
-        found = measure(
+        evaluation = measure(
             y,
             predicted,
             self.class_names,
@@ -213,7 +237,7 @@ class Classifier:
             seen_in_training=seen,
             left_out=left_out,
         )
-        return Measured(found, rows, y, predicted)
+        return Measured(evaluation, rows, y, predicted)
 
     def doctor(
         self, features: Features | str | Path | None = None, n_rows: int = 32, *, batch_size: int | None = None
@@ -232,20 +256,24 @@ class Classifier:
         if n_rows < 1:
             raise SettingError(f"`n_rows` must be at least 1, got {n_rows}", "n_rows")
         features = self.features_of(features)
-        pictures = np.flatnonzero(features.views == 0)
+        pictures = np.flatnonzero(features.pictures)
         rows = pictures[np.linspace(0, len(pictures) - 1, min(n_rows, len(pictures))).round().astype(int)]
         trunk = self.trunk()
         failures: dict[str, PictureError] = {}
         where: dict[str, int] = dict(zip(features.paths[rows].tolist(), rows.tolist(), strict=True))
 
         def load(path: str) -> NDArray[np.uint8]:
-            return load_file(Path(features.root) / path, trunk.size, self.recipe, str(features.ids[where[path]]))
+            path_now = Path(features.root) / path
+            return load_file(path_now, trunk.info.size, self.recipe, str(features.ids[where[path]]))[None]
 
         differences = [0.0]
+        dtype = self.recipe.dtype
         with quiet_pillow(self.recipe.max_pixels):
-            for names, live in run_trunk(list(where), load, trunk, batch_size, failures):
+            for names, _, stored in features_of(
+                list(where), load, trunk, dtype, failures, batch_size=batch_size, quarantine_features=False
+            ):
                 cached = self.predict_proba(features, [where[name] for name in names])
-                fresh = self.probabilities(as_stored(live, self.recipe.dtype)[0])
+                fresh = self.probabilities(stored)
                 differences.append(float(np.abs(cached - fresh).max()))
         if len(failures) == len(where):
             path, reason = next(iter(failures.items()))
@@ -278,8 +306,8 @@ class Classifier:
         source = Path(source or self.fitting.features_path)
         if source.suffix != ".h5":
             self.trunk()  # before hours go by: is it still the one that the classifier knows?
-            made = extract(source, cache_dir=cache_dir, progress=progress, **asdict(self.recipe))
-            source = Path(made.features)
+            made = extract(source, recipe=self.recipe, cache_dir=cache_dir, progress=progress)
+            source = Path(made.features_path)
         features = load_features(source)
         require_same_spec(features.spec, self.spec, source)
         return features
@@ -313,13 +341,15 @@ class Classifier:
             files and their features, ``(n, ...)`` in the dtype of the recipe.
         """
         trunk = trunk or self.trunk()
-        load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
+        size = trunk.info.size
+
+        def load(file: File) -> NDArray[np.uint8]:
+            return load_file(file, size, self.recipe)[None]
+
+        dtype = self.recipe.dtype
         with quiet_pillow(self.recipe.max_pixels):
-            for names, features in run_trunk(files, load, trunk, batch_size, failures):
-                stored, wrong = as_stored(features, self.recipe.dtype)
-                failures |= {names[row]: PictureError(why) for row, why in wrong.items()}
-                good = [row for row in range(len(names)) if row not in wrong]
-                yield [names[row] for row in good], stored[good]
+            for names, _, stored in features_of(files, load, trunk, dtype, failures, batch_size=batch_size):
+                yield names, stored
 
     def probabilities(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Probabilities ``(n, classes)`` of features as the cache holds them, ``(n, ...)``."""
@@ -331,7 +361,7 @@ class Classifier:
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 
     def _rows_of(self, features: Features, split: str | None) -> tuple[str, NDArray[np.int64]]:
-        labelled = (features.y >= 0) & (features.views == 0)
+        labelled = (features.y >= 0) & features.pictures
         marked = {name: np.flatnonzero(labelled & (features.splits == name)) for name in ("test", "validation")}
         held_out = np.flatnonzero(labelled & np.isin(features.ids, self.validation_ids))
         trained_on = np.isin(features.ids, self.train_ids)

@@ -20,14 +20,14 @@ BINS = 15  # of equal width, by which calibration is measured
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a classifier does on labelled rows.
+    """Measures of a classifier on labelled rows.
 
     Attributes:
         accuracy: share of rows predicted right; ``ci95`` its 95 % interval (Wilson 1927).
         log_loss: mean of -log(probability of the true class).
-        calibration_error: by how much the probability of the predicted class is off, on average over 15 equally wide
-            bins of it (Guo et al. 2017); 0 to 1.
-        rows, split: how many and which; ``quarantined`` counts the data set's unreadable pictures.
+        calibration_error: difference between probability and accuracy of the predicted class, on average over 15
+            equally wide bins of the probability (Guo et al. 2017); 0 to 1.
+        rows, split: number of rows, and of which split they are; ``quarantined`` counts unreadable pictures.
         confusion_matrix: rows are true classes, columns predicted ones, in the order of ``class_names``.
         per_class: precision, recall, f1 and support by class name.
         seen_in_training: how many of the rows the measured head was trained on. Anything but 0 flatters.

@@ -49,14 +49,26 @@ def fit(
     Args:
         features: a feature file or its path.
         head: a name (``bn-mlp``, ``mlp``, ``logreg``, ``svm``, ``ridge``, ``knn``) or an unfitted head.
-        validation: share to draw if the data set has no validation split.
+        validation: share of each class's pictures to hold out if the data set has no validation split; 0 to below 1.
         random_state: seed of the draw and of the head.
-        calibrate: choose a temperature by the validation rows, so that probabilities mean what they say.
+        calibrate: choose a temperature by the validation rows (Guo et al. 2017), so that probabilities mean what they
+            say.
         progress: called with what is going on, how much is done, and of how much.
         **params: of a head given by name, such as ``C=0.1`` or ``dropout=0.8``.
 
+    Returns:
+        the fitted classifier; its ``fitting`` says how it did.
+
     Raises:
-        TrainingError: one class only, a class without training pictures, or settings that do not fit.
+        SettingError: a setting out of its range, or one that the head does not have.
+        TrainingError: one class only, a class without training pictures, or labels that cannot be trained on.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> record = featx.fit(features, "logreg", C=0.1).fitting
+        >>> record.head, record.train_rows, record.validation_rows
+        ('logreg', 24, 4)
     """
     started = time.perf_counter()
     features = load_features(features)
@@ -76,7 +88,7 @@ def fit(
             train = split_of(features, 0).train
             del X
             model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
-        pictures = train[features.views[train] == 0]
+        pictures = train[features.pictures[train]]
         some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
         train_accuracy = accuracy(probabilities(model, features, some), y[some])
     except ValueError as error:  # scikit-learn's way to say that settings do not fit

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._internal.files import history_csv, write_whole
+from featx._internal.files import write_whole
 from featx._internal.hashing import content_id
+from featx._internal.history import history_csv
 from featx.errors import FeatxError, ModelError
 from featx.pictures import LITTER
 
@@ -62,7 +63,7 @@ def write_folder(
             write_whole(folder / HISTORY, history_csv(history))
         else:
             (folder / HISTORY).unlink(missing_ok=True)
-        text = json.dumps({**about, "digest": digest(about)}, indent=1, ensure_ascii=False)
+        text = json.dumps({**about, "digest": about_digest(about)}, indent=1, ensure_ascii=False)
         write_whole(folder / ABOUT, text.encode("utf-8"))
     except OSError as error:
         raise ModelError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
@@ -84,7 +85,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], 
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["schema"] != SCHEMA:
             raise ModelError(f"{folder} has schema {about['schema']}, this featx reads {SCHEMA}; fit again")
-        if about.pop("digest") != digest(about):
+        if about.pop("digest") != about_digest(about):
             raise ModelError(f"{folder / ABOUT} is not the file that was saved; fit again")
         return about, _read_arrays(folder, about["arrays"]), _read_history(folder / HISTORY)
 
@@ -102,7 +103,7 @@ def damage_named(folder: str | Path) -> Iterator[None]:
         raise ModelError(f"{folder} is damaged or was altered ({type(error).__name__}: {error}); fit again") from error
 
 
-def digest(about: dict[str, Any]) -> str:
+def about_digest(about: dict[str, Any]) -> str:
     """BLAKE2b-128 of what ``classifier.json`` says, but for the digest itself."""
     return content_id(json.dumps(about, sort_keys=True).encode())
 

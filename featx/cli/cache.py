@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from featx.cli.terminal import Report, by_shape, columns, progress
 
 if TYPE_CHECKING:
     from featx.cache import Features
+    from featx.extraction import ExtractionPlan
 
 SHOWN = 10  # new files
 
@@ -40,7 +42,9 @@ def ls(cache_dir: CacheDir = CACHE) -> Report:
     """List the feature files of the cache folder, the newest first."""
     from featx.cache import CacheFolder
 
-    files = [_about(features) for features in CacheFolder(cache_dir).features() if features.path.parent == cache_dir]
+    files = [
+        _about(features) for features in CacheFolder(cache_dir).iter_features() if features.path.parent == cache_dir
+    ]
     unfinished = [str(partial) for partial in sorted(cache_dir.glob("*.partial"))]
     text = [_table(files) if files else f"no feature files in {cache_dir}"]
     text += [f"{partial} holds the blocks of an unfinished extraction" for partial in unfinished]
@@ -80,7 +84,7 @@ def show(features: FeatureFile) -> Report:
 
 def _contents(features: Features) -> dict[str, Any]:
     names = [*features.class_names, "unlabelled"]
-    pictures = features.views == 0
+    pictures = features.pictures
     classes = Counter(names[label] for label in features.y[pictures].tolist())
     splits = Counter(features.splits[pictures].tolist())
     return {
@@ -162,20 +166,23 @@ def explain(
     cache_dir: CacheDir = CACHE,
 ) -> Report:
     """Say why the next `featx extract` of the same options would compute: which files, or which field of the spec."""
-    from featx.extraction import explain
+    from featx.extraction import plan
     from featx.pictures import Views
 
     recipe = {**network, **computing, "pooling": pooling}
-    plan = explain(dataset, views=Views(**views), cache_dir=cache_dir, progress=progress, **recipe)
-    return Report(plan, _reasons(plan))
+    planned = plan(dataset, views=Views(**views), cache_dir=cache_dir, progress=progress, **recipe)
+    fields = asdict(planned)
+    for described in (fields, *fields["other_specs"]):
+        described["features"] = described.pop("features_path")
+    return Report(fields, _reasons(planned))
 
 
-def _reasons(plan: dict[str, Any]) -> str:
-    what = "pictures" if plan["views"] == 1 else "views of pictures"
-    lines = [f"would compute {plan['would_compute']} {what} and reuse {plan['would_reuse']}"]
-    lines += [f"new: {path!r}" for path in plan["new"][:SHOWN]]
-    lines += [f"... and {len(plan['new']) - SHOWN} more"] if len(plan["new"]) > SHOWN else []
-    lines += [f"{other['features']} differs: {'; '.join(other['differences'])}" for other in plan["other_specs"]]
+def _reasons(planned: ExtractionPlan) -> str:
+    what = "pictures" if planned.views == 1 else "views of pictures"
+    lines = [f"would compute {planned.would_compute} {what} and reuse {planned.would_reuse}"]
+    lines += [f"new: {path!r}" for path in planned.new[:SHOWN]]
+    lines += [f"... and {len(planned.new) - SHOWN} more"] if len(planned.new) > SHOWN else []
+    lines += [f"{other.features_path} differs: {'; '.join(other.differences)}" for other in planned.other_specs]
     return "\n".join(lines)
 
 

@@ -73,18 +73,19 @@ def extract(
         progress=progress, **recipe,
     )  # fmt: skip
     _note_quarantined(done)
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     fields = asdict(done) | {"quarantine": [{"path": path, "reason": reason} for path, reason in done.quarantine]}
+    fields["features"] = fields.pop("features_path")
     text = _text(done, features) + (f"\n\n{_profile(done)}" if profile else "")
     next_command = "fit" if _can_be_fitted(features) else "inspect"
-    return Report(fields, text, next=(next_command, done.features))
+    return Report(fields, text, next=(next_command, done.features_path))
 
 
 def _note_quarantined(done: Extraction) -> None:
     for path, reason in done.quarantine[:SHOWN]:
         note(f"quarantined: {path!r}: {reason}")
     if len(done.quarantine) > SHOWN:
-        note(f"quarantined: {len(done.quarantine) - SHOWN} more; `featx cache show {done.features}` lists all")
+        note(f"quarantined: {len(done.quarantine) - SHOWN} more; `featx cache show {done.features_path}` lists all")
 
 
 def _text(done: Extraction, features: Features) -> str:
@@ -96,13 +97,13 @@ def _text(done: Extraction, features: Features) -> str:
         f"{done.listed} listed = {done.rows} rows + {done.quarantined} quarantined{ignored}{views}\n"
         f"{_counts(features)}\n"
         f"{done.computed} computed{engine}, {done.reused} reused in {done.seconds:.1f} s{rate}\n"
-        f"{done.features}: {by_shape(done.shape)} {done.dtype}"
+        f"{done.features_path}: {by_shape(done.shape)} {done.dtype}"
     )
 
 
 def _counts(features: Features) -> str:
     """How many pictures each class and each split has, in a line."""
-    first = features.views == 0
+    first = features.pictures
     classes = Counter(features.class_names[label] for label in features.y[first].tolist() if label >= 0)
     some = ", ".join(f"{escaped(name)} {count}" for name, count in list(classes.items())[:SHOWN])
     more = f", ... and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""

@@ -28,7 +28,7 @@ def inspect(
     similarity: Annotated[
         float | None, option(RUN, "Cosine of features from which on pictures are near-duplicates. Default: 0.9.")
     ] = None,
-    neighbors: Annotated[
+    n_neighbors: Annotated[
         int | None, option(RUN, "How many of the nearest pictures each is compared with. Default: 10.", min=1)
     ] = None,
     random_state: RandomState = 0,
@@ -53,7 +53,7 @@ def inspect(
         inspecting.require_place(write_list, inspecting.root_of(source))
     found = inspecting.inspect(
         source, cache_dir=cache_dir, random_state=random_state, progress=progress,
-        **given(similarity=similarity, neighbors=neighbors),
+        **given(similarity=similarity, n_neighbors=n_neighbors),
     )  # fmt: skip
     for message in found.notes:
         note(in_options(message))
@@ -73,6 +73,7 @@ def inspect(
 def _fields(found: Inspection) -> dict[str, Any]:
     fields = asdict(replace(found, pictures=[]))
     del fields["pictures"]
+    fields["features"] = fields.pop("features_path")
     return fields
 
 
@@ -83,7 +84,7 @@ def _listed(file: Path, counts: dict[str, int]) -> str:
 
 def _next(found: Inspection, source: Path, write_list: Path | None, cache_dir: Path) -> Sequence[str | Path]:
     """Extract what is new: the list, or a data set that has no features yet."""
-    dataset = write_list or (source if found.features is None and found.readable else None)
+    dataset = write_list or (source if found.features_path is None and found.readable else None)
     return ["extract", dataset, *in_cache(cache_dir)] if dataset else []
 
 

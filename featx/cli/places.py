@@ -55,7 +55,7 @@ def _can_be_measured(classifier: Classifier) -> bool:
         return True
     features = load_features(classifier.fitting.features_path)
     trained_on = set(classifier.train_ids.tolist())
-    labelled = features.ids[(features.y >= 0) & (features.views == 0)].tolist()
+    labelled = features.ids[(features.y >= 0) & features.pictures].tolist()
     return any(picture not in trained_on for picture in labelled)
 
 

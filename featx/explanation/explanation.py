@@ -126,7 +126,7 @@ def _asked(classifier: Classifier, paths: list[Path]) -> tuple[Features | None, 
             raise SettingError("`paths` takes one feature file, or pictures and folders; not both", "paths")
         features = load_features(paths[0])
         require_same_spec(features.spec, classifier.spec, paths[0])
-        rows = np.flatnonzero(features.views == 0).tolist()
+        rows = np.flatnonzero(features.pictures).tolist()
         return features, [_Asked(str(Path(features.root) / features.paths[row]), row) for row in rows], []
     fitted_on = _features_fitted_on(classifier)
     ids = [] if fitted_on is None else fitted_on.ids.tolist()

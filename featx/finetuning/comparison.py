@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from featx.backbones import divide
 from featx.cache import load_features
 from featx.classifier import Classifier, fit
 from featx.errors import SettingError, require_choice
-from featx.extraction import Recipe, extract
+from featx.extraction import NetworkFields, Recipe, extract
 from featx.finetuning.finetune import finetune
 from featx.heads import HEADS
 from featx.rows import training_split
@@ -82,6 +82,7 @@ class Comparison:
 def compare(
     dataset: str | Path,
     *,
+    recipe: Recipe | None = None,
     heads: Sequence[str] = tuple(HEADS),
     unfreeze: str = "auto",
     end_to_end: bool = False,
@@ -91,7 +92,7 @@ def compare(
     random_state: int = 0,
     cache_dir: str | Path = "cache",
     progress: Progress | None = None,
-    **recipe: Any,
+    **fields: Unpack[NetworkFields],
 ) -> Comparison:
     """Train heads on frozen features, and fine-tune from the cache, on the same rows; measure on the same others.
 
@@ -101,6 +102,7 @@ def compare(
 
     Args:
         dataset: as :func:`featx.extract` takes it.
+        recipe: network and pictures, whole.
         heads: names of heads.
         unfreeze: see :func:`featx.finetune`.
         end_to_end: also train the whole network; else its time is foretold only.
@@ -110,7 +112,7 @@ def compare(
         random_state: seed of draws and trainings.
         cache_dir: the cache folder.
         progress: called with what is going on, how much is done, and of how much.
-        **recipe: fields of :class:`featx.Recipe`.
+        **fields: fields of :class:`featx.Recipe`, which replace the recipe's own.
 
     Raises:
         TrainingError: no rows to measure on, or settings that do not fit.
@@ -123,10 +125,10 @@ def compare(
         require_choice("heads", name, HEADS)
     if not 0 < validation < 1:
         raise SettingError(f"`validation` must be above 0 and below 1, got {validation:g}", "validation")
-    asked = Recipe(**{"random_state": random_state, **recipe})
+    asked = Recipe.of(recipe, {**fields, **({"random_state": random_state} if recipe is None else {})}, compare)
     tell = progress or silent
-    done = extract(dataset, cache_dir=cache_dir, progress=progress, **asdict(asked))
-    features = load_features(done.features)
+    done = extract(dataset, recipe=asked, cache_dir=cache_dir, progress=progress)
+    features = load_features(done.features_path)
 
     def head(name: str) -> Callable[[int], Classifier]:
         return lambda seed: fit(features, name, validation=validation, random_state=seed)

@@ -79,7 +79,7 @@ def inspect(
         quarantined=[Unreadable(printable(path), reason) for path, reason in sorted(seen.unreadable.items())],
         ignored=len(listing.ignored),
         empty_classes=[printable(name) for name in listing.empty_classes],
-        features=str(features.path) if features is not None else None,
+        features_path=str(features.path) if features is not None else None,
         backbone=str(features.spec.get("backbone")) if features is not None else None,
         similarity=similarity,
         neighbors=n_neighbors,
@@ -127,7 +127,7 @@ def root_of(source: str | Path | Features) -> Path:
 
 def _listed_in(features: Features) -> Listing:
     """The data set as it was extracted; what was in the quarantine stays there."""
-    rows, names = np.flatnonzero(features.views == 0), [*features.class_names, None]
+    rows, names = np.flatnonzero(features.pictures), [*features.class_names, None]
     pictures = [
         Picture(str(path), names[label], str(split))
         for path, label, split in zip(features.paths[rows], features.y[rows], features.splits[rows], strict=True)
@@ -140,7 +140,7 @@ def _listed_in(features: Features) -> Listing:
 def _features_of(listing: Listing, store: CacheFolder) -> Features | None:
     """The newest feature file of the data set's folder; one of the same name before one of another label file."""
     first = None
-    for features in store.features(root=str(listing.root.resolve())):
+    for features in store.iter_features(root=str(listing.root.resolve())):
         if features.path.parent == store.folder and features.dtype.kind == "f":
             first = features if first is None else first
             if features.dataset == listing.name:

@@ -87,7 +87,9 @@ def _members(pictures: list[Picture]) -> tuple[tuple[str, str], ...]:
 def _thumbs(root: Path, paths: list[str]) -> dict[str, Thumb]:
     found: dict[str, Thumb] = {}
     with quiet_pillow():
-        for path, image in in_threads(paths, lambda path: decode(read_file(root / path), enough=DRAFT_SIDES * LARGE)):
+        for path, image in in_threads(
+            paths, lambda path: decode(read_file(root / path), draft_side=DRAFT_SIDES * LARGE)
+        ):
             lost = isinstance(image, PictureError)
             found[path] = Thumb(problem=str(image)) if lost else Thumb(large=uri(image, LARGE))  # type: ignore[arg-type]
     return found

@@ -84,7 +84,7 @@ def _training(classifier: Classifier, features: Features | None) -> list[str]:
         lines.append(f"To these were added {record.train_views:,} variations of them (views).")
     if features is None:
         return [*lines, "The features that it was fitted on are gone, so that its classes cannot be counted."]
-    rows = np.isin(features.ids, classifier.train_ids) & (features.views == 0) & (features.y >= 0)
+    rows = np.isin(features.ids, classifier.train_ids) & features.pictures & (features.y >= 0)
     counts = np.bincount(features.y[rows], minlength=len(features.class_names)).tolist()
     most = sorted(zip(features.class_names, counts, strict=True), key=lambda pair: -pair[1])
     if len(most) > CLASSES_NAMED:

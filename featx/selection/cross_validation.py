@@ -73,7 +73,7 @@ def cross_validate(
     progress: Progress | None = None,
     **params: Unpack[ParamsBesideC],
 ) -> CrossValidation:
-    """Measure a head by stratified folds of the training rows; linear heads for a whole path of C at once.
+    """Measure a head by stratified folds of the training rows, a linear one for a whole path of C, and fit the best.
 
     Args:
         features: a feature file or its path.
@@ -88,7 +88,15 @@ def cross_validate(
         **params: of a head given by name.
 
     Raises:
-        TrainingError: settings that do not fit, or too few pictures.
+        SettingError: a setting out of its range, or one that the head does not have.
+        TrainingError: too few pictures, or labels that cannot be trained on.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> result = featx.cross_validate(features, "logreg", C=[0.001, 0.1], folds=3)
+        >>> [trial.params for trial in result.trials]
+        [{'C': 0.001}, {'C': 0.1}]
     """
     started = time.perf_counter()
     features = load_features(features)
@@ -99,7 +107,7 @@ def cross_validate(
     fold = fold_numbers(features.ids[rows], features.y[rows], folds, random_state)
     try:
         held_out = _held_out(model, features, rows, fold, values, progress)
-        measures = [_measured(p, features.y[rows], fold, features.views[rows] == 0) for p in held_out]
+        measures = [_measured(p, features.y[rows], fold, features.pictures[rows]) for p in held_out]
         settings: list[dict[str, Any]] = [{"C": value} for value in values] if values else [{}]
         trials = [Trial(s, *m) for s, m in zip(settings, measures, strict=True)]
         at = _chosen(trials, rule, folds)
@@ -108,7 +116,7 @@ def cross_validate(
             model.fit_again(inputs(model, features, rows), features.y[rows], **groups_of(features, rows))
     except ValueError as error:
         raise TrainingError(str(error)) from error
-    pictures = features.views[rows] == 0
+    pictures = features.pictures[rows]
     before, y = held_out[at][pictures], features.y[rows[pictures]]
     record = Fitting(
         head=head_name(model),
@@ -217,7 +225,7 @@ def _early_stopping(model: Head, features: Features, rows: NDArray[np.int64]) ->
         return rows[:0]
     y = features.y[rows]
     part = fold_numbers(features.ids[rows], y, min(5, len(np.unique(features.ids[rows]))))
-    chosen: NDArray[np.int64] = rows[(part == 0) & np.isin(y, y[part > 0]) & (features.views[rows] == 0)]
+    chosen: NDArray[np.int64] = rows[(part == 0) & np.isin(y, y[part > 0]) & (features.pictures[rows])]
     return chosen
 
 

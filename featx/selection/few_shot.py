@@ -52,12 +52,24 @@ def few_shot(
     Args:
         features: a feature file or its path.
         head: a name or an unfitted head; its settings are the same for all numbers.
-        shots: pictures a class, None for all.
-        repeats: draws; the interval is Student's over them.
-        validation: share of each class that is held out, if the data set does not say.
+        shots: pictures per class, None for all.
+        repeats: draws, 2 at least; the interval is Student's over them.
+        validation: share of each class that is held out if the data set has no validation split.
         random_state: seed of the draws and of the head.
         progress: called with what is going on, how much is done, and of how much.
         **params: of a head given by name.
+
+    Returns:
+        one record per number of pictures, in the order of ``shots``.
+
+    Raises:
+        SettingError: a setting out of its range, or one that the head does not have.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> [(point.shots, point.rows) for point in featx.few_shot(features, "knn", shots=[1, 5], repeats=2)]
+        [(1, 2.0), (5, 10.0)]
     """
     features = load_features(features)
     model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
@@ -78,7 +90,7 @@ def few_shot(
             except ValueError as error:
                 raise TrainingError(str(error)) from error
             right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
-            found[number].append((int((features.views[rows] == 0).sum()), right))
+            found[number].append((int(features.pictures[rows].sum()), right))
             if progress:
                 progress("few-shot curve", sum(map(len, found.values())), repeats * len(found))
     return [_interval(number, draws) for number, draws in found.items()]

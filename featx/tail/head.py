@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from featx._internal.choices import Kept, Optimizer, Schedule
 from featx._internal.keras import load_keras
 from featx._internal.progress import Progress, silent
-from featx.backbones import SCRATCH, Division, build_tail, subtract_mean_image, subtracts_mean_image
+from featx.backbones import SCRATCH, Division, build_tail, has_mean_image, set_mean_image
 from featx.errors import ModelError, TrainingError, one_line
 from featx.heads import Groups, Head, Scores, as_rows, head_layers, layer_weights, make_head
 from featx.tail.batches import in_batches
@@ -146,8 +146,8 @@ class TailHead(Head):
         self.feature_shape_ = tuple(X.shape[1:])
         drawn = Groups(groups, len(labels))
         tail = self._built_tail(self.weights)
-        if subtracts_mean_image(tail):
-            subtract_mean_image(tail, _mean_image(*(first or (X, y))))
+        if has_mean_image(tail):
+            set_mean_image(tail, _mean_image(*(first or (X, y))))
         state = checkpoints.newest() if checkpoints else None
         if start is None and state is None and first is not None:
             start = self._head_first(tail, *first, validation_data)

@@ -71,6 +71,13 @@ def sweep(
     Raises:
         TrainingError: settings or rows on which no head can be trained.
         SweepError: the storage is another sweep's, in use, or cannot be written; or workers are killed.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> result = featx.sweep(features, "mlp", trials=2, epochs=2, hidden=8, input="avg")
+        >>> len(result.trials), result.best.params["hidden"]
+        (2, 8)
     """
     started = time.monotonic()
     _check(head, pruner, trials=trials, workers=workers, repeats=repeats, timeout=timeout)
@@ -109,7 +116,7 @@ def _check(head: str, pruner: str, timeout: float | None, **counts: int) -> None
 
 def _about(features: Features, task: Task, validation: float, repeats: int) -> dict[str, Any]:
     """What makes two sweeps the same one."""
-    names, pictures = [*features.class_names, ""], features.views == 0
+    names, pictures = [*features.class_names, ""], features.pictures
     labels = [names[label] for label in features.y[pictures]]
     listing = [features.ids[pictures].tolist(), labels, features.splits[pictures].tolist()]
     return {

@@ -117,7 +117,7 @@ def _result(trial: FrozenTrial, space: dict[str, Scale], fixed: Mapping[str, Any
     return Trial(
         number=attrs["draw"],
         state="failed" if error else trial.state.name.lower(),
-        params=fixed | decoded(trial.params, space),
+        params={**fixed, **decoded(trial.params, space)},
         mean_accuracy=None if error else best,
         std_accuracy=float(np.std(accuracies)) if complete else 0.0,
         log_loss=float(np.mean(attrs["log_losses"])) if complete else None,

@@ -23,7 +23,7 @@ import optuna
 from joblib.externals.loky import ProcessPoolExecutor
 from optuna.trial import TrialState
 
-from featx._internal.parallel import end_with, share_of_cores, threads_in_environment
+from featx._internal.parallel import share_of_cores, threads_in_environment, watch_parent
 from featx.errors import SweepError, TrainingError, one_line
 from featx.heads import Head, make_head
 from featx.rows import Rows
@@ -170,7 +170,7 @@ def patiently(attempts: Callable[[], Iterator[None]]) -> Iterator[None]:
 def _begin(parent: int) -> None:
     """Leave Ctrl-C to the first process, and end when it does: nobody would wait for this one's results."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with(parent)
+    watch_parent(parent)
 
 
 @cache
