@@ -12,7 +12,6 @@ import re
 import socket
 import sys
 import threading
-import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -599,15 +598,12 @@ def download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_imagenet_without_network(
     name: str, file: str, download: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start = time.monotonic()
     with pytest.raises(WeightsError) as error:
         build_trunk(name, size=32)
     message = str(error.value)
-    # JAX compiles each shape of initial weights while the network is built
-    assert time.monotonic() - start < (90 if load_keras().backend.backend() == "jax" else 20)
     assert f"for {name} could not be downloaded" in message
     assert f"/{file}" in message  # the address
-    (place,) = download["places"]
+    (place,) = download["places"]  # one attempt: whoever has no network waits once
     assert f"at {place}," in message  # where Keras looks for it, whatever the address says
     assert "`weights=FILE`" in message and '`weights="random"`' in message and "\n" not in message
     assert capsys.readouterr().out == ""

@@ -21,7 +21,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not 
 pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install '.[serve]'")
 pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install '.[serve]'")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")]
 
 ROOT = Path(featx.__file__).parents[1]
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -719,7 +719,7 @@ def test_pictures_larger_than_allowed_are_quarantined(make_dataset: Callable[...
     done = answer("extract", root, *own, "--max-pixels", 1200, "--cache-dir", "other")
     assert (done["rows"], done["quarantined"]) == (6, 1)
     (bad,) = done["quarantine"]
-    assert bad["path"] == "lying/large.png" and bad["reason"].endswith("pixels are more than --max-pixels 1200")
+    assert bad["path"] == "lying/large.png" and bad["reason"].endswith("pixels are more than max_pixels (1200)")
 
 
 def test_strict_fails_instead_of_quarantining(made: Made, own: tuple[str, ...]) -> None:

@@ -63,9 +63,9 @@ class Block:
 
 
 def _blocks(text: str) -> list[Block]:
-    found = list(re.finditer(r"^```(\w+)\n(.*?)^```\n", text, re.MULTILINE | re.DOTALL))
+    fences = list(re.finditer(r"^```(\w+)\n(.*?)^```\n", text, re.MULTILINE | re.DOTALL))
     blocks = []
-    for block, after in pairwise([*found, None]):
+    for block, after in pairwise([*fences, None]):
         assert block
         output = after and after[1] == "text" and after.start() == block.end()
         blocks.append(Block(block[1], block[2], after[2] if after and output else None))

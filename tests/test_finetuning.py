@@ -433,31 +433,26 @@ def test_a_damaged_checkpoint_is_said_and_begun_anew(
 
 def test_killed_training_goes_on(make_dataset: Make, residual: str, tmp_path: Path) -> None:
     """kill -9 in the middle; the same command then ends as one that was never killed."""
-    dataset = make_dataset(classes=3, each=16)
+    settings: dict[str, Any] = {
+        "unfreeze": "block_b", "backbone": residual, "preprocess": "rescale", "epochs": 12, "learning_rate": 1e-3,
+        "batch_size": 8, "patience": 99, "cache_dir": str(tmp_path / "cache"), "checkpoints": str(tmp_path / "kept"),
+    }  # fmt: skip
     code = (
-        "import featx, sys, json; from featx.tail import checkpoints; checkpoints.SECONDS = 0.0\n"
-        f"told = lambda epoch, measures: print(epoch, flush=True)\n"
-        f"c = featx.finetune({str(dataset)!r}, unfreeze='block_b', backbone={residual!r}, preprocess='rescale', "
-        f"epochs=40, learning_rate=1e-3, batch_size=8, patience=99, cache_dir={str(tmp_path / 'cache')!r}, "
-        "on_epoch=told, checkpoints=sys.argv[1])\n"
-        "print(json.dumps(c.fitting.history))"
+        "import featx, json, sys, time; from featx.tail import checkpoints; checkpoints.SECONDS = 0.0\n"
+        "def on_epoch(epoch, measures):\n    print(epoch, flush=True)\n    epoch == 8 and time.sleep(600)\n"
+        "featx.finetune(sys.argv[1], on_epoch=on_epoch, **json.loads(sys.argv[2]))"
     )
+    dataset = make_dataset(classes=3, each=16)
     environment = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
-
-    def run(kept: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", code, str(tmp_path / kept)]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-
-    with run("kept") as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if int(line) == 7:
-                break
-        first.send_signal(signal.SIGKILL)
-    again, _ = run("kept").communicate(timeout=120)
-    whole, _ = run("other").communicate(timeout=120)
-    assert int(again.splitlines()[0]) > 5
-    assert json.loads(again.splitlines()[-1]) == json.loads(whole.splitlines()[-1])
+    command = [sys.executable, "-c", code, str(dataset), json.dumps(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as killed:
+        assert killed.stdout is not None and "8\n" in iter(killed.stdout.readline, "")
+        killed.send_signal(signal.SIGKILL)
+    epochs: list[int] = []
+    again = featx.finetune(dataset, on_epoch=lambda epoch, _: epochs.append(epoch), **settings)
+    assert epochs == list(range(epochs[0], 13)) and epochs[0] in (8, 9)
+    whole = featx.finetune(dataset, **{**settings, "checkpoints": str(tmp_path / "other")})
+    assert again.fitting.history == whole.fitting.history
 
 
 def test_no_room_for_a_checkpoint_is_said(

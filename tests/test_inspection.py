@@ -99,7 +99,7 @@ def flowers(shared: Path, real_weights: Path, tmp_path_factory: pytest.TempPathF
     return root
 
 
-@pytest.mark.xdist_group("flowers")
+@pytest.mark.stress
 def test_what_is_planted_among_flowers_is_found(flowers: Path) -> None:
     cache = flowers.parent / "cache"
     found = featx.inspect(flowers, cache_dir=cache)
@@ -125,7 +125,7 @@ def test_what_is_planted_among_flowers_is_found(flowers: Path) -> None:
     assert (clean.counts["daisy"]["test"], clean.features_path) == (found.counts["daisy"]["test"], done.features_path)
 
 
-@pytest.mark.xdist_group("flowers")
+@pytest.mark.stress
 def test_swapped_labels_among_flowers_are_suspects(flowers: Path) -> None:
     """At least 7 of 10 on average; of 16 other draws 13 had 7 or more, three 4 or 5."""
     lines = [(p.relative_to(flowers).as_posix(), p.parent.name) for p in sorted(flowers.rglob("[0-9]*.jpg"))]

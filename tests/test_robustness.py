@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import disk_of, picture
+from conftest import at_most, disk_of, picture
 from PIL import Image
 from PIL import features as pillow_features
 from typer.testing import CliRunner, Result
@@ -163,6 +163,7 @@ def extracted(root: Path, cache: Path, *program: str) -> tuple[dict[str, Any], s
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.stress
 def test_ten_thousand_mutated_pictures(tmp_path: Path) -> None:
     """libtiff alone writes to stderr by itself."""
     rng, seeds, count = random.Random(11), encoded_pictures(), {"tiff": 0, "others": 0}
@@ -260,6 +261,7 @@ print(json.dumps([killed, finished]))
 """
 
 
+@pytest.mark.stress
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     for number in range(600):
         (tmp_path / "data" / f"class{number % 3}").mkdir(parents=True, exist_ok=True)
@@ -312,9 +314,8 @@ def test_damage_anywhere_is_found_and_not_reused(make_dataset: Make, run: Run, t
 def test_a_seal_that_points_nowhere_neither_kills_nor_hangs(place: list[Any], tmp_path: Path) -> None:
     seal = json.dumps({"featx": 1, "features": place, "digest": "0" * 32}).encode()
     (tmp_path / "sealed.h5").write_bytes(seal.ljust(512, b"\0") + bytes(2000))
-    began = time.perf_counter()
-    assert answer("cache", "verify", tmp_path / "sealed.h5", code=1)["files"][0]["problem"]
-    assert time.perf_counter() - began < 5
+    with at_most():
+        assert answer("cache", "verify", tmp_path / "sealed.h5", code=1)["files"][0]["problem"]
 
 
 def test_blocks_that_somebody_has_copied_are_no_harm(make_dataset: Make, run: Run) -> None:
@@ -344,6 +345,7 @@ def test_a_cache_on_a_read_only_disk_is_one_line_that_names_the_option(
 # ---------------------------------------------------------------------------------------------------------- many files
 
 
+@pytest.mark.stress
 def test_a_hundred_thousand_files_of_few_contents(run: Run, tmp_path: Path) -> None:
     contents = [encoded(picture(0, number, (8, 8)), "PNG") for number in range(200)]
     for number in range(100_000):
