@@ -29,8 +29,8 @@ import featx
 from featx import Classifier
 from featx.errors import PictureError, ServingError
 
-pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'featx[serve]'")
-pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install 'featx[serve]'")
+pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install '.[serve]'")
+pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install '.[serve]'")
 httpx = pytest.importorskip("httpx", reason="HTTPX is not installed")
 
 from starlette.testclient import TestClient  # noqa: E402 - where FastAPI is
@@ -382,7 +382,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     for name in [n for n in sys.modules if n.startswith("featx.serving")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ServingError, match=r"pip install 'featx\[serve\]'"):
+    with pytest.raises(ServingError, match=r"pip install '\.\[serve\]'"):
         __import__("featx.serving")
 
 

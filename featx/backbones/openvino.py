@@ -72,7 +72,7 @@ def with_openvino(
             f'OpenVINO does not compute in {precision} on a processor; give `engine="keras"`', "precision"
         )
     if not installed():
-        raise BackboneError("OpenVINO is not installed: pip install 'featx[openvino]', or give `engine=\"keras\"`")
+        raise BackboneError("OpenVINO is not installed: pip install '.[openvino]', or give `engine=\"keras\"`")
     if precision == "bfloat16" and not _has_bfloat16():
         raise BackboneError("this processor has no bfloat16 arithmetic for OpenVINO; leave `precision` out")
     if not isinstance(trunk, KerasTrunk):

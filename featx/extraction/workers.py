@@ -73,7 +73,7 @@ class Workers:
                 __import__(package)
             except ImportError as error:
                 raise ExtractionError(
-                    f"`workers={self.kind}://...` needs {package}: pip install 'featx[{self.kind}]'"
+                    f"`workers={self.kind}://...` needs {package}: pip install '.[{self.kind}]'"
                 ) from error
         return self
 
