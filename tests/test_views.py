@@ -105,9 +105,12 @@ def views_of(image: np.ndarray, count: int = 60, **varied: Any) -> list[np.ndarr
         ({"n": 0}, r"`views` must be from 1 to 1000, got 0"),
         ({"n": 1001, "flip": True}, r"`views` must be from 1 to 1000, got 1001"),
         ({"n": 2.5, "flip": True}, r"`views` must be a whole number, got 2\.5"),
-        ({"n": 5}, r"--views 5 would be 5 times the same picture; add --flip, --zoom 0\.2, .* or --brightness 0\.2"),
-        ({"flip": True}, r"--flip varies views, but only the picture itself is asked for; add --views 5"),
-        ({"n": 1, "shift": 0.1}, r"--shift varies views, .*; add --views 5"),
+        (
+            {"n": 5},
+            r"`views=5` would be 5 times the same picture; add `flip=True`, .* or `brightness=0\.2`",
+        ),
+        ({"flip": True}, r"`flip` varies views, but only the picture itself is asked for; add `views=5`"),
+        ({"n": 1, "shift": 0.1}, r"`shift` varies views, .*; add `views=5`"),
         ({"n": 2, "zoom": 1}, r"`zoom` must be at least 0 and below 1, got 1"),
         ({"n": 2, "zoom": -0.1}, r"`zoom` must be at least 0 and below 1, got -0\.1"),
         ({"n": 2, "zoom": math.nan}, r"`zoom` must be at least 0 and below 1, got nan"),
@@ -660,7 +663,7 @@ def test_killed_in_the_middle_and_run_again(
     script = (
         "import sys, time\nimport featx.extraction.run\nfrom featx.backbones import KerasTrunk\n"
         "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0\nreal = KerasTrunk.__call__\n"
-        "def slow(self, images):\n    time.sleep(0.05)\n    return real(self, images)\nTrunk.__call__ = slow\n"
+        "def slow(self, images):\n    time.sleep(0.05)\n    return real(self, images)\nKerasTrunk.__call__ = slow\n"
         "featx.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
         "batch_size=1, views=featx.Views(4, flip=True, zoom=0.2))"
     )

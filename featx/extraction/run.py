@@ -24,7 +24,7 @@ from featx.pictures import Views, checked
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction did. ``rows + quarantined == listed``.
+    """Account of an extraction. ``rows + quarantined == listed``.
 
     Attributes:
         features_path: the feature file.
@@ -34,10 +34,10 @@ class Extraction:
         computed: rows that went through the trunk.
         reused: the others: stored in the cache folder before, or copies of a picture that was computed.
         shape: ``(rows + view_rows, h, w, c)`` or ``(rows + view_rows, c)``.
-        dtype: as which features are stored.
+        dtype: dtype in which features are stored.
         seconds: time that it took.
         images_per_second: rows computed per second of computing.
-        engine: what computed, such as ``keras-tensorflow``.
+        engine: name of the engine that computed, such as ``keras-tensorflow``.
         spec: everything that decides the features' values.
         quarantine: path and reason of the pictures that could not be read.
         ignored: other files of the data set.
@@ -85,7 +85,7 @@ def extract(
 
     Args:
         dataset: a folder (``CLASS/*``, ``train/CLASS/*`` ..., or flat) or a label file.
-        recipe: what to compute; by default the last maps of VGG16.
+        recipe: recipe of the features; by default the last maps of VGG16.
         cache_dir: the cache folder.
         batch_size: pictures per call of the trunk; by default as many as suit the device and its memory.
         workers: ``1``: this process; another number: so many processes; ``gpus``: one for each GPU;
