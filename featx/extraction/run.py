@@ -13,7 +13,7 @@ from typing import Unpack
 from featx._internal.progress import Progress, silent
 from featx.cache import CacheFolder, Features, MissingRowsError, Place, Spec
 from featx.errors import require_whole
-from featx.extraction.assembly import assemble, finished
+from featx.extraction.assembly import assemble, up_to_date
 from featx.extraction.computation import Computation
 from featx.extraction.manifest import Manifest, manifest_of
 from featx.extraction.recipe import Recipe, RecipeFields
@@ -135,24 +135,24 @@ def extract(
     if strict:
         refuse(manifest.unreadable)
     computation = Computation(manifest, store, workers=where, batch_size=batch_size, strict=strict, progress=progress)
-    features = _finished(manifest, store, computation, progress)
+    features = _feature_file(manifest, store, computation, progress)
     if not computation.requested:
         manifest.census.remember(store)
     return _summary(manifest, computation, features, time.perf_counter() - started)
 
 
-def _finished(manifest: Manifest, store: CacheFolder, computation: Computation, progress: Progress) -> Features:
+def _feature_file(manifest: Manifest, store: CacheFolder, computation: Computation, progress: Progress) -> Features:
     """The feature file of a manifest: as it is if it is whole, else put together from rows stored or computed.
 
     A row is known by its spec and a key of content id and view. It is looked up in all files and blocks of the cache
     folder; what is missing is computed into blocks, and then looked up again: workers may have died meanwhile.
     """
     file = manifest.file
-    features = finished(manifest, computation.warn_once)
+    features = up_to_date(manifest, computation.warn_once)
     if features is not None and not store.partial(file).exists():  # or blocks were left by a kill in the last instant
         return features
     with store.lock(file):
-        features = finished(manifest, computation.warn_once)  # another process may have been quicker
+        features = up_to_date(manifest, computation.warn_once)  # another process may have been quicker
         damaged: set[Place] = set()
         if features is None:
             store.remove_litter(file)
