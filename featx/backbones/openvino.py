@@ -60,7 +60,7 @@ def with_openvino(
     Args:
         trunk: built by Keras in float32.
         precision: ``float32`` or ``bfloat16``.
-        folder: where converted networks are kept; by default nowhere.
+        folder: folder in which to keep converted networks; by default they are not kept.
         threads: threads that compute; by default as many as there are cores.
 
     Raises:
@@ -88,7 +88,7 @@ class OpenVINOTrunk:
     """Trunk that OpenVINO computes on the processor; see :func:`with_openvino`.
 
     Attributes:
-        info: what it computes.
+        info: record of the trunk.
     """
 
     def __init__(self, info: TrunkInfo, network: Any, options: dict[str, Any]) -> None:

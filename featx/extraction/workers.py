@@ -30,7 +30,7 @@ class WorkersLostError(ExtractionError):
 
 @dataclass(frozen=True)
 class Workers:
-    """Where the work is done.
+    """Workers that an extraction is spread over.
 
     Attributes:
         kind: ``here``, ``processes``, ``gpus``, ``dask`` or ``ray``.
