@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from featx.classifier import fit as fit
     from featx.errors import FeatxError as FeatxError
     from featx.explanation import Explanation as Explanation
-    from featx.explanation.explanation import explain as explain
+    from featx.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
     from featx.extraction import ExtractionPlan as ExtractionPlan
     from featx.extraction import Recipe as Recipe
@@ -67,7 +67,7 @@ _PLACES = {
     "clear_memory": "_internal.memory",
     "compare": "finetuning.comparison",
     "cross_validate": "selection.cross_validation",
-    "explain": "explanation.explanation",
+    "explain": "explanation",
     "extract": "extraction",
     "few_shot": "selection.few_shot",
     "finetune": "finetuning.finetune",

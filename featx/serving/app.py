@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
@@ -16,13 +15,12 @@ import anyio.to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from PIL import Image
 from starlette.exceptions import HTTPException
 
 from featx._internal.version import featx_version
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
-from featx.explanation import overlay, smaller
+from featx.explanation import overlay, shrink, to_png
 from featx.pictures import decode, quiet_pillow
 from featx.serving.guard import LOOPBACK, Guard
 from featx.serving.uploads import Door, Place, uploaded
@@ -186,7 +184,5 @@ def _add_questions(app: FastAPI, worker: Worker, max_bytes: int, door: Door) -> 
 
 def _drawn(classifier: Classifier, picture: bytes, map: NDArray[np.float32]) -> bytes:
     """A PNG of the picture under a map."""
-    image = smaller(decode(picture, classifier.recipe.max_pixels))
-    png = io.BytesIO()
-    Image.fromarray(overlay(image, map, classifier.spec["size"], classifier.recipe.resize)).save(png, "PNG")
-    return png.getvalue()
+    image = shrink(decode(picture, classifier.recipe.max_pixels))
+    return to_png(overlay(image, map, classifier.spec["size"], classifier.recipe.resize))
