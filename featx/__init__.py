@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from featx.selection.cross_validation import cross_validate as cross_validate
     from featx.selection.few_shot import few_shot as few_shot
     from featx.selection.sweep import sweep as sweep
+    from featx.serving import serve as serve
 
 _PLACES = {
     "BACKBONES": "backbones",
@@ -79,6 +80,7 @@ _PLACES = {
     "make_head": "heads",
     "plan": "extraction",
     "report": "reporting",
+    "serve": "serving",
     "sweep": "selection.sweep",
 }
 __all__ = [*_PLACES, "__version__"]
