@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from featx.classifier import fit as fit
     from featx.errors import FeatxError as FeatxError
     from featx.explanation import Explanation as Explanation
-    from featx.explanation.explanation import explain as explain
+    from featx.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
     from featx.extraction import ExtractionPlan as ExtractionPlan
     from featx.extraction import Recipe as Recipe
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from featx.selection.cross_validation import cross_validate as cross_validate
     from featx.selection.few_shot import few_shot as few_shot
     from featx.selection.sweep import sweep as sweep
+    from featx.serving import serve as serve
 
 _PLACES = {
     "BACKBONES": "backbones",
@@ -67,7 +68,7 @@ _PLACES = {
     "clear_memory": "_internal.memory",
     "compare": "finetuning.comparison",
     "cross_validate": "selection.cross_validation",
-    "explain": "explanation.explanation",
+    "explain": "explanation",
     "extract": "extraction",
     "few_shot": "selection.few_shot",
     "finetune": "finetuning.finetune",
@@ -79,6 +80,7 @@ _PLACES = {
     "make_head": "heads",
     "plan": "extraction",
     "report": "reporting",
+    "serve": "serving",
     "sweep": "selection.sweep",
 }
 __all__ = [*_PLACES, "__version__"]

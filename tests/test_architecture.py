@@ -141,7 +141,7 @@ def test_public_names() -> None:
         "Features", "FeatxError", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead",
         "Views", "__version__", "build_trunk", "clear_memory", "compare", "cross_validate", "explain", "extract",
         "few_shot", "finetune", "fit", "inspect", "list_dataset", "list_layers", "load_features", "make_head", "plan",
-        "report", "sweep",
+        "report", "serve", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
