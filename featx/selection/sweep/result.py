@@ -44,7 +44,7 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """Key of an order in which the best trial is the last: by accuracy, among equals by log loss, then by number."""
+        """Key of an order that ends with the best trial: by accuracy, among equals by log loss, then by number."""
         if self.state != "complete" or self.mean_accuracy is None or self.log_loss is None:
             return -1.0, self.mean_accuracy or 0.0, -self.number
         return self.mean_accuracy, -self.log_loss, -self.number
