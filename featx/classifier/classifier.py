@@ -23,7 +23,7 @@ from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
 from featx.errors import CacheError, PictureError, TrainingError
 from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
-from featx.heads import HEADS, Head, make_head
+from featx.heads import HEADS, Head
 from featx.pictures import list_files, quiet_pillow
 from featx.rows import probabilities
 from featx.tail import TailHead
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 File = TypeVar("File", str, bytes)  # a picture's path, or its bytes
 
-TAIL = "tail"  # a head with layers of the network before it, as a classifier's folder calls it
+KINDS: dict[str, type[Head]] = {**HEADS, "tail": TailHead}  # of heads, as a classifier's folder calls them
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
 
 
@@ -365,7 +365,9 @@ class Classifier:
         about, arrays = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
-            head = _head(about["head"]["name"], about["head"]["params"], weights)
+            head = KINDS[about["head"]["name"]](**about["head"]["params"])
+            if weights is not None:
+                head.move_weights(weights)
             return cls(
                 head=head.set_state(state, np.arange(len(about["class_names"]))),
                 class_names=about["class_names"],
@@ -381,17 +383,7 @@ class Classifier:
 
 def head_name(head: Head) -> str:
     """What a head is called on the command line and in a classifier's folder."""
-    kinds: dict[str, type[Head]] = {**HEADS, TAIL: TailHead}
-    return next((name for name, kind in kinds.items() if type(head) is kind), type(head).__name__)
-
-
-def _head(name: str, params: dict[str, Any], weights: str | None) -> Head:
-    if name != TAIL:
-        return make_head(name, **params)
-    head = TailHead(**params)
-    if weights is not None and is_model_file(head.division["backbone"]):
-        head.division = {**head.division, "backbone": weights}
-    return head
+    return next((name for name, kind in KINDS.items() if type(head) is kind), type(head).__name__)
 
 
 def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:

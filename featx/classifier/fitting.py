@@ -13,7 +13,7 @@ from featx._internal.progress import Progress
 from featx.cache import Features, load_features
 from featx.classifier.classifier import Classifier, head_name
 from featx.classifier.evaluation import fit_temperature
-from featx.errors import TrainingError
+from featx.errors import SettingError
 from featx.extraction import Recipe
 from featx.heads import Head, make_head
 from featx.rows import accuracy, groups_of, inputs, probabilities, split_of, training_split
@@ -53,31 +53,30 @@ def fit(
         **params: of a head given by name, such as ``C=0.1`` or ``dropout=0.8``.
 
     Raises:
-        TrainingError: one class only, a class without training pictures, or settings that do not fit.
+        SettingError: a setting is not what it may be.
+        TrainingError: one class only, or a class without training pictures.
     """
     started = time.perf_counter()
-    features = features if isinstance(features, Features) else load_features(features)
     model = _unfitted(head, {"random_state": random_state}, params)
+    model.check_settings()
+    features = features if isinstance(features, Features) else load_features(features)
     split = training_split(features, validation, random_state)
     train, held_out, y = split.train, split.validation, features.y
     if calibrate and not len(held_out):
-        raise TrainingError("calibration needs validation rows; expected --validation above 0")
+        raise SettingError("calibration needs validation rows; expected `validation` above 0", "validation")
     refit = bool(len(held_out)) and split.drawn
-    try:
-        early = model.uses_validation and len(held_out)
-        validation_data = (inputs(model, features, held_out), y[held_out]) if early else None
-        X, groups = inputs(model, features, train), groups_of(features, train)
-        model.fit(X, y[train], validation_data=validation_data, progress=progress, **groups)
-        before = probabilities(model, features, held_out)
-        if refit:
-            train = split_of(features, 0).train
-            del X
-            model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
-        pictures = train[features.views[train] == 0]
-        some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
-        train_accuracy = accuracy(probabilities(model, features, some), y[some])
-    except ValueError as error:  # scikit-learn's way to say that settings do not fit
-        raise TrainingError(str(error)) from error
+    early = model.uses_validation and len(held_out)
+    validation_data = (inputs(model, features, held_out), y[held_out]) if early else None
+    X, groups = inputs(model, features, train), groups_of(features, train)
+    model.fit(X, y[train], validation_data=validation_data, progress=progress, **groups)
+    before = probabilities(model, features, held_out)
+    if refit:
+        train = split_of(features, 0).train
+        del X
+        model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
+    pictures = train[features.views[train] == 0]
+    some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
+    train_accuracy = accuracy(probabilities(model, features, some), y[some])
     report = {
         "head": head_name(model),
         "train_rows": len(pictures),
@@ -123,5 +122,5 @@ def _unfitted(head: str | Head, usual: dict[str, Any], params: dict[str, Any]) -
     if isinstance(head, str):
         return make_head(head, **{**usual, **params})
     if params:
-        raise TrainingError(f"give {', '.join(params)} to the head itself; parameters go with a head given by name")
+        raise SettingError(f"give {', '.join(params)} to the head itself; parameters go with a head given by name")
     return head

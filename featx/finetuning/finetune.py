@@ -16,13 +16,13 @@ from featx._internal.progress import Progress
 from featx.backbones import PIXELS, SCRATCH, Division, divide
 from featx.cache import Features, load_features
 from featx.classifier import Classifier, assembled, fit
-from featx.errors import TrainingError
+from featx.errors import SettingError, TrainingError, require_choice, unknown_setting
 from featx.extraction import Recipe, extract
 from featx.finetuning.live import Live
-from featx.heads import Head, make_head
+from featx.heads import Head, OnEpoch, make_head
 from featx.pictures import Views, checked, quiet_pillow
 from featx.rows import Split, accuracy, groups_of, probabilities, training_split
-from featx.tail import Checkpoints, OnEpoch, TailHead
+from featx.tail import Checkpoints, Start, TailHead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +85,9 @@ def finetune(
         ``cut``, behind which layer the network was cut.
 
     Raises:
-        BackboneError: no such layer or network. TrainingError: rows or settings that cannot be trained on.
+        SettingError: a setting is not what it may be.
+        BackboneError: no such layer or network.
+        TrainingError: rows that cannot be trained on.
     """
     started = time.perf_counter()
     recipe, training = _of_recipe_and_training(settings)
@@ -93,23 +95,22 @@ def finetune(
     plan = _plan(unfreeze, from_scratch, init, recipe, head, head_params, live_augment, checked(views))
     if plan.division is None:
         return _plain_head(dataset, plan, validation, random_state, cache_dir, progress)
+    model = _tail_head(plan, random_state, {**_usual(from_scratch), **training})
+    model.check_settings()
     features = _features(dataset, plan, cache_dir, progress)
     features_seconds = time.perf_counter() - started
     split = training_split(features, validation, random_state)
-    model = _tail_head(plan, random_state, {**_usual(from_scratch), **training})
     course = {"params": model.get_params(), "features": features.path.name, "views": asdict(plan.views)}
     course |= {"live": plan.live, "validation": validation, "init": _identity(plan.start), "head_first": head_first}
-    _train(
-        model,
-        plan,
-        features,
-        split,
-        head_first=head_first and not from_scratch,
-        progress=progress,
+    pictures = _pictures(features, split.train)
+    first = head_first and not from_scratch
+    start = Start(
+        head=plan.start,
+        rows=(features.rows(pictures), features.y[pictures]) if first else None,
         checkpoints=None if checkpoints is None else Checkpoints(Path(checkpoints), course),
-        on_epoch=on_epoch,
         callback=None if tensorboard is None else _tensorboard(Path(tensorboard)),
     )
+    _train(model, plan, features, split, start, progress, on_epoch)
     held_out = probabilities(model, features, split.validation)
     report = _report(model, plan, features, split, held_out)
     report |= {"unfreeze": "all" if from_scratch else unfreeze, "features_seconds": features_seconds}
@@ -164,7 +165,10 @@ def _plan(
         head, head_params = _settings_of(fitted, head, head_params)
     recipe = Recipe(**asked)
     if start is None and recipe.pooling != "none":
-        raise TrainingError("fine-tuning needs maps; leave --pooling out, and give --input avg or max for the head")
+        raise SettingError(
+            'fine-tuning needs maps; leave `pooling` out, and give `input="avg"` or `input="max"` for the head',
+            "pooling",
+        )
     chosen = head or "logreg", head_params or {}
     if unfreeze == "none":
         return _Plan(None, recipe, recipe.weights, *chosen, start, False, views)
@@ -191,10 +195,9 @@ def _from_scratch(
     live: bool,
     views: Views,
 ) -> _Plan:
-    if name not in SCRATCH:
-        raise TrainingError(f"unknown network {name!r} to train from nothing; expected one of {', '.join(SCRATCH)}")
+    require_choice("from_scratch", name, SCRATCH)
     if init is not None:
-        raise TrainingError("--init starts from a fitted head, --from-scratch from nothing; give one of the two")
+        raise SettingError("`init` starts from a fitted head, `from_scratch` from nothing; give one of the two", "init")
     network = SCRATCH[name]
     own, params = network.head
     size = asked.get("size") or network.size
@@ -215,8 +218,8 @@ def _network_of(fitted: Classifier, asked: dict[str, Any]) -> dict[str, Any]:
     own, usual = asdict(fitted.recipe), asdict(Recipe())
     for name, value in asked.items():
         if name != "random_state" and value not in (own[name], usual[name]):
-            raise TrainingError(
-                f"--init brings its own network, whose {name} is {own[name]}, not {value}; leave it out"
+            raise SettingError(
+                f"`init` brings its own network, whose {name} is {own[name]}, not {value}; leave it out", name
             )
     return own
 
@@ -225,10 +228,12 @@ def _settings_of(
     fitted: Classifier, head: str | None, head_params: dict[str, Any] | None
 ) -> tuple[str, dict[str, Any]]:
     name = str(fitted.report["head"])
-    if isinstance(fitted.head, TailHead):
-        raise TrainingError("--init takes a classifier that is a plain head on a frozen network; this one has a tail")
+    if fitted.head.has_tail:
+        raise SettingError(
+            "`init` takes a classifier that is a plain head on a frozen network; this one has a tail", "init"
+        )
     if head not in (None, name) or head_params:
-        raise TrainingError(f"--init brings its own head, {name}; leave --head and its settings out")
+        raise SettingError(f"`init` brings its own head, {name}; leave `head` and its settings out", "init")
     pooled = {} if fitted.recipe.pooling == "none" else {"input": fitted.recipe.pooling}
     return name, {**fitted.head.get_params(), **pooled}
 
@@ -260,36 +265,32 @@ def _train(
     plan: _Plan,
     features: Features,
     split: Split,
-    *,
-    head_first: bool,
-    checkpoints: Checkpoints | None,
-    **told: Any,
+    start: Start,
+    progress: Progress | None,
+    on_epoch: OnEpoch | None,
 ) -> None:
     """Fit tail and head on the training rows of a split."""
     if plan.start is not None and plan.start_classes != tuple(features.class_names):
         raise TrainingError(
-            f"--init knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
+            f"`init` knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
             f"{', '.join(features.class_names[:10])}; expected the same"
         )
-    train, held_out, y = split.train, split.validation, features.y
-    pictures = _pictures(features, train)
+    y = features.y
+    train, held_out = split.train, split.validation
     try:
         with quiet_pillow(plan.recipe.max_pixels):
-            model.fit(
+            model.fit_from(
+                start,
                 Live(features, train, plan.recipe, plan.views) if plan.live else features.rows(train),
                 y[train],
                 validation_data=(features.rows(held_out), y[held_out]) if len(held_out) else None,
+                progress=progress,
+                on_epoch=on_epoch,
                 **groups_of(features, train),
-                start=plan.start,
-                first=(features.rows(pictures), y[pictures]) if head_first else None,
-                checkpoints=checkpoints,
-                **told,
             )
     except KeyboardInterrupt:
-        kept = "" if checkpoints is None else f": {checkpoints.said()}; run the same command again to go on"
+        kept = f": {start.checkpoints.said()}; run the same command again to go on" if start.checkpoints else ""
         raise KeyboardInterrupt(f"training was interrupted{kept}") from None
-    except ValueError as error:  # scikit-learn's way to say that a head's settings do not fit
-        raise TrainingError(str(error)) from error
 
 
 def _report(
@@ -345,7 +346,7 @@ def _of_recipe_and_training(settings: dict[str, Any]) -> tuple[dict[str, Any], d
     of_training = [name for name in TailHead._get_param_names() if name not in not_given]
     for name in settings:
         if name not in of_recipe and name not in of_training:
-            raise TrainingError(f"fine-tuning has no setting {name!r}; it takes {', '.join(sorted(of_training))}")
+            raise unknown_setting(name, [*of_recipe, *of_training], "fine-tuning")
     recipe = {name: value for name, value in settings.items() if name in of_recipe}
     return recipe, {name: value for name, value in settings.items() if name not in of_recipe}
 
@@ -365,7 +366,7 @@ def _tail_head(plan: _Plan, random_state: int, training: dict[str, Any]) -> Tail
 
 def _tensorboard(folder: Path) -> Any:
     if not importlib.util.find_spec("tensorboard"):
-        raise TrainingError("--tensorboard needs TensorBoard: pip install 'featx[tensorboard]'")
+        raise SettingError("`tensorboard` needs TensorBoard: pip install 'featx[tensorboard]'", "tensorboard")
     return load_keras().callbacks.TensorBoard(str(folder), write_graph=False)
 
 

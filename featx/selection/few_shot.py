@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
-from featx.errors import TrainingError
+from featx.errors import SettingError, TrainingError
 from featx.heads import Head, make_head
 from featx.rows import accuracy, probabilities, training_split
 
@@ -60,22 +60,20 @@ def few_shot(
         progress: called with what is going on, how much is done, and of how much.
         **params: of a head given by name.
     """
-    features = features if isinstance(features, Features) else load_features(features)
     model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
+    model.check_settings()
     if repeats < 2 or any(number is not None and number < 1 for number in shots):
-        raise TrainingError(f"shots must be at least 1 and repeats at least 2, got {list(shots)} and {repeats}")
+        raise SettingError(f"`shots` must be at least 1 and `repeats` at least 2, got {list(shots)} and {repeats}")
+    features = features if isinstance(features, Features) else load_features(features)
     found: dict[int | None, list[tuple[int, float]]] = {number: [] for number in shots}
     for repeat in range(repeats):
         split = training_split(features, validation, random_state + repeat)
         if not len(split.validation):
-            raise TrainingError("few-shot curves need validation rows; expected a share above 0")
+            raise SettingError("few-shot curves need validation rows; expected `validation` above 0", "validation")
         place = _places_in_class(features, split.train, np.random.default_rng([random_state, repeat]))
         for number in shots:
             rows = split.train if number is None else split.train[place < number]
-            try:
-                fitted = _trained(clone(model), features, rows)
-            except ValueError as error:
-                raise TrainingError(str(error)) from error
+            fitted = _trained(clone(model), features, rows)
             right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
             found[number].append((int((features.views[rows] == 0).sum()), right))
             if progress:

@@ -17,7 +17,7 @@ from featx._internal.hashing import digest
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
 from featx.classifier import fit
-from featx.errors import TrainingError
+from featx.errors import SettingError, TrainingError, require_choice
 from featx.heads import make_head
 from featx.rows import Rows, inputs_of, read_rows
 from featx.selection.sweep import study as studies
@@ -68,19 +68,24 @@ def sweep(
             patience of 8 unless it is given; the final fit has the head's own.
 
     Raises:
-        TrainingError: settings or rows on which no head can be trained.
+        SettingError: a setting is not what it may be.
+        TrainingError: rows on which no head can be trained.
         SweepError: the storage is another sweep's, in use, or cannot be written; or workers are killed.
     """
     started = time.monotonic()
     _check(head, pruner, trials=trials, workers=workers, repeats=repeats, timeout=timeout)
-    epochs = make_head(head, **fixed).get_params()["epochs"]
+    model = make_head(head, **fixed)
+    model.check_settings()
     features = features if isinstance(features, Features) else load_features(features)
     inputs = inputs_of(features, fixed)
     space = search_space(head, inputs, list(fixed))
     rows = read_rows(features, inputs, validation, random_state, repeats)
     task = Task(head, {"patience": PATIENCE, **fixed}, space, random_state, rows)
     about = _about(features, task, validation, repeats)
-    with _place(storage) as path, studies.opened(path, about, studies.make_pruner(pruner, epochs)) as study:
+    with (
+        _place(storage) as path,
+        studies.opened(path, about, studies.make_pruner(pruner, model.get_params()["epochs"])) as study,
+    ):
         deadline = started + (float("inf") if timeout is None else timeout)
         try:
             _run(study, task, rows, trials, deadline, workers, path, progress)
@@ -97,14 +102,13 @@ def sweep(
 def _check(head: str, pruner: str, timeout: float | None, **counts: int) -> None:
     if head not in SWEPT_HEADS:
         only = " and ".join(SWEPT_HEADS)
-        raise TrainingError(f"only {only} are swept, got --head {head}; `featx fit` fits the others")
-    if pruner not in PRUNERS:
-        raise TrainingError(f"unknown pruner {pruner!r}; expected one of {', '.join(PRUNERS)}")
+        raise SettingError(f"only {only} are swept, got `head` {head}; `featx fit` fits the others", "head")
+    require_choice("pruner", pruner, PRUNERS)
     for name, count in counts.items():
         if count < 1:
-            raise TrainingError(f"--{name} must be at least 1, got {count}")
+            raise SettingError(f"`{name}` must be at least 1, got {count}", name)
     if timeout is not None and not timeout > 0:
-        raise TrainingError(f"--timeout must be more than 0 seconds, got {timeout:g}")
+        raise SettingError(f"`timeout` must be more than 0 seconds, got {timeout:g}", "timeout")
 
 
 def _about(features: Features, task: Task, validation: float, repeats: int) -> dict[str, Any]:
