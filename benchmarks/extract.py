@@ -61,13 +61,13 @@ def forward(recipe: dict[str, Any], seconds: float = 20.0) -> dict[str, Any]:
     from featx.extraction.engine import trunk_for
 
     trunk = trunk_for(Recipe(**recipe), lambda n, size: np.empty((0, size, size, 3), np.uint8))
-    images = np.random.default_rng(0).integers(0, 256, (BATCH, trunk.size, trunk.size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, trunk.info.size, trunk.info.size, 3), np.uint8)
     trunk(images)
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         trunk(images)
         done += BATCH
-    return {"rate": done / (time.perf_counter() - began), "engine": trunk.engine}
+    return {"rate": done / (time.perf_counter() - began), "engine": trunk.info.engine}
 
 
 def decoding(folder: str, recipe: dict[str, Any]) -> dict[str, Any]:

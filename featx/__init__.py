@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from featx._internal.memory import clear_memory as clear_memory
     from featx.backbones import BACKBONES as BACKBONES
     from featx.backbones import build_trunk as build_trunk
     from featx.backbones import list_layers as list_layers
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from featx.explanation import Explanation as Explanation
     from featx.explanation.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
+    from featx.extraction import ExtractionPlan as ExtractionPlan
     from featx.extraction import Recipe as Recipe
     from featx.extraction import extract as extract
+    from featx.extraction import plan as plan
     from featx.extraction.transformer import FeatureExtractor as FeatureExtractor
     from featx.finetuning.comparison import compare as compare
     from featx.finetuning.finetune import finetune as finetune
@@ -48,6 +51,7 @@ _PLACES = {
     "Classifier": "classifier",
     "Explanation": "explanation",
     "Extraction": "extraction",
+    "ExtractionPlan": "extraction",
     "FeatureExtractor": "extraction.transformer",
     "Features": "cache",
     "FeatxError": "errors",
@@ -60,6 +64,7 @@ _PLACES = {
     "SVMHead": "heads",
     "Views": "pictures",
     "build_trunk": "backbones",
+    "clear_memory": "_internal.memory",
     "compare": "finetuning.comparison",
     "cross_validate": "selection.cross_validation",
     "explain": "explanation.explanation",
@@ -72,6 +77,7 @@ _PLACES = {
     "list_layers": "backbones",
     "load_features": "cache",
     "make_head": "heads",
+    "plan": "extraction",
     "report": "reporting",
     "sweep": "selection.sweep",
 }

@@ -43,14 +43,14 @@ def run(out: Path, *, weights: str | None, random_state: int, progress: Progress
         f"{extraction.quarantined} quarantined; {extraction.computed} computed in {extraction.seconds:.1f} s"
     )
     yield {"step": "extract", "weights": used, "computed": extraction.computed, "text": text}
-    features = load_features(extraction.features)
+    features = load_features(extraction.features_path)
     heads = []
     for head, params in HEADS.items():
         classifier = fit(features, head, random_state=random_state, progress=progress, **params)
         accuracy = classifier.evaluate(features).accuracy
         model = classifier.save(out / "models" / head)
         heads.append(
-            {"head": head, "test_accuracy": accuracy, "seconds": classifier.report["seconds"], "model": str(model)}
+            {"head": head, "test_accuracy": accuracy, "seconds": classifier.fitting.seconds, "model": str(model)}
         )
         yield {**heads[-1], "step": "fit", "text": f"{head}: {100 * accuracy:.1f} % of the test digits right"}
     yield {
@@ -58,7 +58,7 @@ def run(out: Path, *, weights: str | None, random_state: int, progress: Progress
         "weights": used,
         "heads": heads,
         "seconds": time.perf_counter() - started,
-        "written": {"pictures": str(pictures), "features": extraction.features, "models": str(out / "models")},
+        "written": {"pictures": str(pictures), "features": extraction.features_path, "models": str(out / "models")},
         "text": f"done in {time.perf_counter() - started:.0f} s; VGG16 had {used} weights",
     }
 
@@ -68,7 +68,7 @@ def _write_digits(folder: Path) -> int:
     from sklearn.datasets import load_digits
 
     if folder.exists() and not (folder / "train" / "0").is_dir():
-        raise DatasetError(f"{folder} exists and is not the demo's; give another --out")
+        raise DatasetError(f"{folder} exists and is not the demo's; give another `out`")
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / ("test" if number % 5 == 4 else "train") / str(label) / f"{number:04}.png"

@@ -23,7 +23,10 @@ backticks (`views`, `dtype="float32"`); the command line turns these into its op
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
+
+MOST_NAMED = 20  # choices that a message lists
 
 
 class FeatxError(Exception):
@@ -111,10 +114,22 @@ def require_choice(setting: str, value: object, choices: Iterable[object]) -> No
     if value in allowed:
         return
     near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(map(str, allowed))}"
-    raise SettingError(f"unknown `{setting}` {value!r}; {hint}", setting)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    named = ", ".join(map(str, allowed[:MOST_NAMED])) + (", ..." if len(allowed) > MOST_NAMED else "")
+    raise SettingError(f"unknown `{setting}` {value!r}{hint}; expected one of {named}", setting)
 
 
 def one_line(error: Exception) -> str:
     """What a library's exception says, on one line and not at length."""
     return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+
+
+def require_whole(setting: str, value: object, least: int | None = None) -> int:
+    """A setting as an int; :class:`SettingError` unless it is a whole number, and ``least`` or more."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise SettingError(f"`{setting}` must be a whole number, got {value!r}", setting) from None
+    if least is not None and number < least:
+        raise SettingError(f"`{setting}` must be at least {least}, got {number}", setting)
+    return number

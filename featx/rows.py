@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.errors import TrainingError
+from featx.errors import SettingError, TrainingError
 from featx.heads import Head, as_rows
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def split_rows(
         TrainingError: ``validation`` is not a share, or nothing is left to train on.
     """
     if not 0 <= validation < 1:
-        raise TrainingError(f"the validation share must be at least 0 and below 1, got {validation:g}")
+        raise SettingError(f"`validation` must be at least 0 and below 1, got {validation:g}", "validation")
     labelled = labels >= 0
     itself = np.ones(len(labels), bool) if views is None else views == 0
     test = np.flatnonzero(labelled & itself & (splits == "test"))
@@ -95,7 +95,7 @@ def fold_numbers(ids: NDArray[Any], labels: NDArray[Any], folds: int, random_sta
     """
     pictures, first, place = np.unique(ids, return_index=True, return_inverse=True)
     if not 2 <= folds <= len(pictures):
-        raise TrainingError(f"the folds must be from 2 to the number of pictures, {len(pictures)}. Got {folds} instead")
+        raise SettingError(f"`folds` must be from 2 to the number of pictures, {len(pictures)}, got {folds}", "folds")
     rng = np.random.default_rng(random_state)
     order = rng.permutation(len(pictures))
     order = order[np.argsort(labels[first][order], kind="stable")]
@@ -191,7 +191,7 @@ def groups_of(features: Features, rows: NDArray[np.int64]) -> dict[str, Any]:
 
 def probabilities(head: Head, features: Features, rows: Any = None) -> NDArray[np.float32]:
     """Probabilities ``(n, classes)`` of rows of a feature file, block by block."""
-    numbers = np.arange(len(features))[slice(None) if rows is None else rows]
+    numbers = features.row_numbers(rows)
     found = np.empty((len(numbers), len(head.classes_)), np.float32)
     done = 0
     for block, X in features.blocks(numbers):
@@ -285,14 +285,14 @@ class Rows:
         return self.inputs[input][rows], self.y[rows]
 
 
-def inputs_of(features: Features, fixed: dict[str, Any]) -> list[str]:
+def inputs_of(features: Features, fixed: Mapping[str, Any]) -> list[str]:
     """What may become of the features' maps, the smallest forms first; one entry if there is no choice."""
     if "input" in fixed or len(features.shape) != 4:
         return [fixed.get("input", "avg")]
-    size = features.dtype.itemsize * int(np.prod(features.shape[1:])) * int((features.views == 0).sum())
+    size = features.dtype.itemsize * int(np.prod(features.shape[1:])) * int(features.pictures.sum())
     if size <= FLAT_BYTES:
         return ["avg", "max", "flat"]
-    logger.info("maps of %.1f GB are not searched flat, only pooled; fit --input flat tries it", size / 1e9)
+    logger.info('maps of %.1f GB are not searched flat, only pooled; a fit with `input="flat"` tries it', size / 1e9)
     return ["avg", "max"]
 
 
@@ -310,9 +310,9 @@ def read_rows(features: Features, inputs: list[str], validation: float, random_s
         TrainingError: rows on which no head can be trained, or none to choose by.
     """
     splits = [training_split(features, validation, random_state + repeat) for repeat in range(repeats)]
-    splits = [replace(split, train=split.train[features.views[split.train] == 0]) for split in splits]
+    splits = [replace(split, train=split.train[features.pictures[split.train]]) for split in splits]
     if not len(splits[0].validation):
-        raise TrainingError("a sweep chooses by validation rows, and there are none; give --validation 0.2, or more")
+        raise TrainingError("a sweep chooses by validation rows, and there are none; give `validation=0.2`, or more")
     numbers = np.concatenate([splits[0].train, splits[0].validation])
     order = np.argsort(numbers)
 

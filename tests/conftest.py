@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,15 +20,20 @@ os.environ.setdefault("FEATX_ENGINE", "keras")  # what Keras computes is patched
 SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+OPTIONAL = ("slow", "stress")  # markers, and the options that let their tests run
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    for name in OPTIONAL:
+        parser.addoption(f"--{name}", action="store_true", help=f"also run the tests marked {name}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+    for name in OPTIONAL:
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(pytest.mark.skip(reason=f"{name}; run with --{name}"))
 
 
 @pytest.fixture(scope="session")
@@ -88,18 +96,50 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one number a call of a trunk: pictures in the batch. With ``batch_size=1`` its length is pictures."""
-    from featx.backbones import Trunk
+    """Grows by one number per call of a trunk of any kind: pictures in the batch.
+
+    With ``batch_size=1`` its length is the number of pictures.
+    """
+    from featx.backbones import KerasTrunk, OpenVINOTrunk, PixelTrunk
 
     calls: list[int] = []
-    real = Trunk.__call__
 
-    def call(self: Trunk, images: Any) -> Any:
-        calls.append(len(images))
-        return real(self, images)
+    def counting(kind: type) -> Callable[[Any, Any], Any]:
+        real = kind.__call__
 
-    monkeypatch.setattr(Trunk, "__call__", call)
+        def call(self: Any, images: Any) -> Any:
+            calls.append(len(images))
+            return real(self, images)
+
+        return call
+
+    for kind in (KerasTrunk, OpenVINOTrunk, PixelTrunk):
+        monkeypatch.setattr(kind, "__call__", counting(kind))
     return calls
+
+
+@contextmanager
+def at_most(seconds: float = 60) -> Iterator[None]:
+    """Fail instead of hanging."""
+
+    def out_of_time(_number: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"still busy after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for something that has to come to pass; fail if it does not."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"it did not come to pass in {seconds} s"
+        time.sleep(0.01)
 
 
 @contextmanager

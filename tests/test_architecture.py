@@ -122,7 +122,7 @@ def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbon
 
         done = featx.extract(sys.argv[1], cache_dir="cache", backbone=sys.argv[2], preprocess="rescale")
         for head in ("logreg", "mlp"):
-            classifier = featx.fit(featx.load_features(done.features), head)
+            classifier = featx.fit(featx.load_features(done.features_path), head)
         classifier.predict([sys.argv[1] + "/lying/000.png"])
         featx.finetune(sys.argv[1], cache_dir="cache", from_scratch="cnn4", size=48, epochs=1)
         print(done.engine, "tensorflow" in sys.modules)
@@ -137,10 +137,11 @@ def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbon
 
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
-        "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "FeatureExtractor", "Features",
-        "FeatxError", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views",
-        "__version__", "build_trunk", "compare", "cross_validate", "explain", "extract", "few_shot", "finetune", "fit",
-        "inspect", "list_dataset", "list_layers", "load_features", "make_head", "report", "sweep",
+        "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "ExtractionPlan", "FeatureExtractor",
+        "Features", "FeatxError", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead",
+        "Views", "__version__", "build_trunk", "clear_memory", "compare", "cross_validate", "explain", "extract",
+        "few_shot", "finetune", "fit", "inspect", "list_dataset", "list_layers", "load_features", "make_head", "plan",
+        "report", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

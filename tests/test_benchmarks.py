@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import picture, until
 from PIL import Image
 from scipy import stats
 
@@ -31,7 +30,6 @@ from benchmarks.suite.plots import COLOURS, spread
 from benchmarks.suite.report import Comparison, Row, rows_of, sentences, student_interval
 
 ROOT = runner.ROOT
-pytestmark = pytest.mark.xdist_group("benchmarks")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +59,8 @@ def killed(words: list[str]) -> dict[str, bytes]:
     command = [sys.executable, "-m", "benchmarks", *words]
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen(command, cwd=ROOT, stdout=nowhere, stderr=nowhere)
-    while len(list(cells_folder.glob("[!.]*.json"))) < 3:
-        assert process.poll() is None
-        time.sleep(0.02)
+    until(lambda: len(list(cells_folder.glob("[!.]*.json"))) >= 3 or process.poll() is not None, 300)
+    assert process.poll() is None
     of_cell = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -86,11 +83,9 @@ def children(pid: int) -> list[int]:
 
 
 def wait_for_the_end_of(processes: list[int]) -> None:
-    """Return when they are gone; fail if they live on for ten seconds."""
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes):
-        assert time.monotonic() < deadline, "a cell outlives the run that started it"
-        time.sleep(0.02)
+    """Return when they are gone; fail if they live on for a minute."""
+    places = [Path(f"/proc/{pid}/cmdline") for pid in processes]
+    until(lambda: not any(place.exists() and place.read_bytes() for place in places))
 
 
 def counted_processes(patch: pytest.MonkeyPatch) -> list[cells.Job]:

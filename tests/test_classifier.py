@@ -26,10 +26,10 @@ from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import featx
 from featx._internal.hashing import content_id
-from featx.backbones import Trunk
+from featx._internal.intervals import wilson_interval
+from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
-from featx.classifier.evaluation import wilson_interval
-from featx.classifier.folder import digest
+from featx.classifier.folder import about_digest
 from featx.errors import (
     CacheError,
     DatasetError,
@@ -55,7 +55,7 @@ class Stripes:
 
     def extract(self, root: Path | None = None, **changes: Any) -> featx.Features:
         done = featx.extract(root or self.root, **{**self.settings, **changes})
-        return featx.load_features(done.features)
+        return featx.load_features(done.features_path)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def stripes(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Str
         "batch_size": 8,
         "cache_dir": tmp_path_factory.mktemp("cache"),
     }
-    features = featx.load_features(featx.extract(root, **settings).features)
+    features = featx.load_features(featx.extract(root, **settings).features_path)
     return Stripes(root, settings, features)
 
 
@@ -125,7 +125,7 @@ def test_saved_and_loaded_it_is_the_same(
     np.testing.assert_array_equal(again.predict_proba(stripes.features), fitted[head].predict_proba(stripes.features))
     assert again.predict([stripes.root / "test"]) == fitted[head].predict([stripes.root / "test"])
     assert (again.class_names, again.spec, again.recipe) == (CLASSES, fitted[head].spec, fitted[head].recipe)
-    assert again.report == fitted[head].report
+    assert again.fitting == fitted[head].fitting
     assert again.train_ids.tolist() == fitted[head].train_ids.tolist()
     assert again.validation_ids.tolist() == fitted[head].validation_ids.tolist()
     assert again.head.get_params() == fitted[head].head.get_params()
@@ -172,20 +172,20 @@ def test_history_is_a_table_of_epochs(fitted: dict[str, Classifier], tmp_path: P
 
 @pytest.mark.parametrize("head", ["logreg", "bn-mlp"])
 def test_drawn_validation_rows_train_in_the_end(fitted: dict[str, Classifier], head: str) -> None:
-    report = fitted[head].report
-    assert (report["head"], report["train_rows"], report["validation_rows"]) == (head, 36, 6)
+    record = fitted[head].fitting
+    assert (record.head, record.train_rows, record.validation_rows) == (head, 36, 6)
     assert len(fitted[head].train_ids) == 36
     assert len(set(fitted[head].train_ids) & set(fitted[head].validation_ids)) == 6
-    assert report["epochs"] == (3 if head == "bn-mlp" else None)
-    assert 0 <= report["validation_accuracy"] <= 1
-    assert report["left_out"] == 0
+    assert record.epochs == (3 if head == "bn-mlp" else None)
+    assert 0 <= record.validation_accuracy <= 1
+    assert record.left_out == 0
 
 
 @pytest.mark.parametrize("head", PARAMS)
 def test_given_validation_rows_never_train(stripes: Stripes, head: str) -> None:
     features = _with(stripes.features, splits=_splits(stripes.features, "test", validation=3))
     model = featx.fit(features, head, **PARAMS[head])
-    assert (model.report["train_rows"], model.report["validation_rows"]) == (27, 9)
+    assert (model.fitting.train_rows, model.fitting.validation_rows) == (27, 9)
     assert not set(model.train_ids) & set(model.validation_ids)
     if head == "logreg":
         train = np.flatnonzero(features.splits == "train")
@@ -193,8 +193,8 @@ def test_given_validation_rows_never_train(stripes: Stripes, head: str) -> None:
         np.testing.assert_array_equal(model.head.coef_, by_hand.coef_)
         validation = np.flatnonzero(features.splits == "validation")
         score = by_hand.score(features.X(validation), features.y[validation])
-        assert model.report["validation_accuracy"] == score
-        assert model.report["train_accuracy"] == by_hand.score(features.X(train), features.y[train])
+        assert model.fitting.validation_accuracy == score
+        assert model.fitting.train_accuracy == by_hand.score(features.X(train), features.y[train])
 
 
 def test_the_second_fit_of_a_network_lasts_as_long_as_was_best(stripes: Stripes) -> None:
@@ -219,13 +219,13 @@ def test_validation_accuracy_is_measured_before_the_second_fit(stripes: Stripes,
     held_out = np.isin(features.ids, model.validation_ids)
     train = np.flatnonzero((features.splits == "train") & ~held_out)
     first = LogisticHead().fit(features.X(train), features.y[train])
-    assert model.report["validation_accuracy"] == first.score(features.X(held_out), features.y[held_out])
+    assert model.fitting.validation_accuracy == first.score(features.X(held_out), features.y[held_out])
 
 
 def test_without_validation_rows_there_is_no_validation_accuracy(stripes: Stripes) -> None:
     model = featx.fit(stripes.features, "ridge", validation=0)
-    assert (model.report["train_rows"], model.report["validation_rows"]) == (36, 0)
-    assert model.report["validation_accuracy"] is None
+    assert (model.fitting.train_rows, model.fitting.validation_rows) == (36, 0)
+    assert model.fitting.validation_accuracy is None
 
 
 @pytest.mark.parametrize("head", PARAMS)
@@ -258,7 +258,7 @@ def test_same_seed_same_classifier(stripes: Stripes, fitted: dict[str, Classifie
 def test_a_path_and_an_unfitted_head_do_too(stripes: Stripes) -> None:
     model = featx.fit(str(stripes.features.path), LogisticHead(C=0.5))
     assert model.head.C == 0.5
-    assert model.report["head"] == "logreg"
+    assert model.fitting.head == "logreg"
 
 
 def test_copies_of_test_pictures_do_not_train(stripes: Stripes, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,7 +266,7 @@ def test_copies_of_test_pictures_do_not_train(stripes: Stripes, caplog: pytest.L
     train, test = (np.flatnonzero(stripes.features.splits == split) for split in ("train", "test"))
     ids[train[:2]] = ids[test[:2]]
     model = featx.fit(_with(stripes.features, ids=ids), "ridge")
-    assert (model.report["train_rows"], model.report["left_out"]) == (34, 2)
+    assert (model.fitting.train_rows, model.fitting.left_out) == (34, 2)
     assert "2 pictures are also among the validation or test pictures, and are used only there" in caplog.text
 
 
@@ -306,7 +306,10 @@ def test_a_class_of_unreadable_pictures_is_named(stripes: Stripes, tmp_path: Pat
         ({"head": "ridge", "epochs": 3}, "the ridge head has no setting 'epochs'"),
         ({"head": "ridge", "C": -2}, "`C` must be from 1e-10 to 1e.06, got -2"),
         ({"head": "bn-mlp", "dropout": 2}, "`dropout` must be at least 0 and below 1, got 2"),
-        ({"head": "bn-mlp", "calibrate": True, "validation": 0}, "calibration needs validation rows; expected `valid"),
+        (
+            {"head": "bn-mlp", "calibrate": True, "validation": 0},
+            "`calibrate` needs validation rows; expected a `validation`",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_named(stripes: Stripes, settings: dict[str, Any], message: str) -> None:
@@ -316,7 +319,7 @@ def test_settings_that_do_not_fit_are_named(stripes: Stripes, settings: dict[str
 
 def test_a_bad_setting_of_a_head_is_said_before_any_work(tmp_path: Path) -> None:
     for fit in (featx.fit, featx.few_shot, featx.cross_validate, featx.sweep):
-        with pytest.raises(SettingError, match="`hidden` must be a whole number, at least 1, got 0"):
+        with pytest.raises(SettingError, match="`hidden` must be at least 1, got 0"):
             fit(tmp_path / "not-looked-for.h5", "mlp", hidden=0)
 
 
@@ -410,13 +413,13 @@ def test_the_train_split_flatters_without_a_warning(
         found = fitted["bn-mlp"].evaluate(stripes.features, "train")
     assert (found.split, found.rows, found.seen_in_training) == ("train", 36, 36)
     assert caplog.text == ""
-    assert found.accuracy == pytest.approx(fitted["bn-mlp"].report["train_accuracy"])
+    assert found.accuracy == pytest.approx(fitted["bn-mlp"].fitting.train_accuracy)
 
 
 def test_the_validation_split_is_what_fit_held_out(stripes: Stripes, fitted: dict[str, Classifier]) -> None:
     found = fitted["bn-mlp"].evaluate(stripes.features, "validation")
     assert (found.rows, found.seen_in_training) == (6, 0)
-    assert found.accuracy == pytest.approx(fitted["bn-mlp"].report["validation_accuracy"])
+    assert found.accuracy == pytest.approx(fitted["bn-mlp"].fitting.validation_accuracy)
 
 
 @pytest.mark.parametrize("head", ["logreg", "knn"])
@@ -427,11 +430,11 @@ def test_rows_held_out_are_measured_as_before_the_second_fit(stripes: Stripes, t
     y[train] = np.random.default_rng(0).permutation(y[train])  # nothing to learn, all to remember
     features = _only(_with(stripes.features, y=y), "train")
     model = featx.fit(features, head, **({"n_neighbors": 1} if head == "knn" else {}))
-    assert model.report["refitted"] and (head != "knn" or model.report["train_accuracy"] == 1)
+    assert model.fitting.refitted and (head != "knn" or model.fitting.train_accuracy == 1)
     for again in (model, Classifier.load(model.save(tmp_path / "model"))):
         found = again.evaluate(features)
         assert (found.split, found.rows, found.seen_in_training) == ("validation", 6, 0)
-        assert found.accuracy == pytest.approx(model.report["validation_accuracy"]) and found.accuracy < 1
+        assert found.accuracy == pytest.approx(model.fitting.validation_accuracy) and found.accuracy < 1
 
 
 def test_the_validation_split_of_another_data_set_is_what_is_marked_so(stripes: Stripes, ridge: Classifier) -> None:
@@ -501,7 +504,7 @@ def test_no_such_split(stripes: Stripes, ridge: Classifier) -> None:
 
 def test_features_of_another_spec_are_refused_field_by_field(stripes: Stripes, ridge: Classifier) -> None:
     other = stripes.extract(resize="pad", dtype="float32")
-    for use in (ridge.evaluate, ridge.predict_proba, ridge.doctor, lambda f: ridge.features(f.path)):
+    for use in (ridge.evaluate, ridge.predict_proba, ridge.doctor, lambda f: ridge.features_of(f.path)):
         with pytest.raises(SpecMismatchError, match="dtype is float32, not float16; resize is pad, not stretch"):
             use(other)
 
@@ -517,10 +520,10 @@ def test_probabilities_of_some_rows(stripes: Stripes, ridge: Classifier) -> None
 
 
 def test_features_are_found_again(stripes: Stripes, ridge: Classifier, tmp_path: Path) -> None:
-    assert ridge.features().path == stripes.features.path.resolve()
-    assert len(ridge.features(_copy(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
+    assert ridge.features_of().path == stripes.features.path.resolve()
+    assert len(ridge.features_of(_copy(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
     with pytest.raises(CacheError, match="no such feature file"):
-        ridge.features(tmp_path / "gone.h5")
+        ridge.features_of(tmp_path / "gone.h5")
 
 
 # -------------------------------------------------------------------------------------------------- doctor and predict
@@ -564,7 +567,7 @@ def test_the_doctor_follows_a_data_set_that_moved_once_it_is_extracted_again(
     stripes.extract(root)
     features = stripes.extract(root.rename(tmp_path / "b/copy"))
     assert features.root == str(tmp_path / "b/copy")
-    assert ridge.doctor(features, batch_size=8)["rows"] == 32
+    assert ridge.doctor(features, batch_size=8).rows == 32
 
 
 def test_the_doctor_tells_features_that_are_not_the_pictures(stripes: Stripes, ridge: Classifier) -> None:
@@ -576,7 +579,7 @@ def test_the_doctor_tells_features_that_are_not_the_pictures(stripes: Stripes, r
 
 
 def test_the_doctor_wants_rows(stripes: Stripes, ridge: Classifier) -> None:
-    assert ridge.doctor(stripes.features, n_rows=5)["rows"] == 5
+    assert ridge.doctor(stripes.features, n_rows=5).rows == 5
     with pytest.raises(TrainingError, match="one row at least, got --rows 0"):
         ridge.doctor(stripes.features, n_rows=0)
 
@@ -632,7 +635,7 @@ def test_files_are_predicted_as_the_cache_was(stripes: Stripes, tmp_path: Path, 
     rows = np.flatnonzero(features.splits == "test")
     live = np.array([p.all_probabilities for p in predictions])
     np.testing.assert_allclose(live, model.predict_proba(features, rows), atol=1e-3)
-    assert model.doctor(features)["ok"]
+    assert model.doctor(features).ok
     plain = featx.fit(stripes.features, "logreg", C=10.0)
     assert (
         np.abs(np.array([p.all_probabilities for p in plain.predict([stripes.root / "test"])[0]]) - live).max() > 1e-2
@@ -642,17 +645,17 @@ def test_files_are_predicted_as_the_cache_was(stripes: Stripes, tmp_path: Path, 
 def test_one_picture_out_of_range_does_not_end_a_prediction(
     ridge: Classifier, stripes: Stripes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Trunk.__call__
+    real = KerasTrunk.__call__
 
-    def glaring(self: Trunk, images: Any) -> Any:
+    def glaring(self: KerasTrunk, images: Any) -> Any:
         features = real(self, images)
         features[1] = 1e6
         return features
 
-    monkeypatch.setattr(Trunk, "__call__", glaring)
+    monkeypatch.setattr(KerasTrunk, "__call__", glaring)
     predictions, quarantined = ridge.predict([stripes.root / "test"], batch_size=18)
     assert (len(predictions), len(quarantined)) == (17, 1)
-    assert "a feature of 1e+06 is out of float16's range; extract with --dtype float32" in quarantined[0][1]
+    assert 'a feature of 1e+06 is out of float16\'s range; extract with `dtype="float32"`' in quarantined[0][1]
 
 
 def test_the_doctor_does_not_trust_what_is_not_a_number(stripes: Stripes, ridge: Classifier) -> None:
@@ -672,7 +675,7 @@ def test_other_weights_are_noticed_before_a_data_set_is_extracted(
 ) -> None:
     moved = dataclasses.replace(ridge, spec={**ridge.spec, "weights": "0" * 32})
     with pytest.raises(SpecMismatchError, match="weights is"):
-        moved.features(stripes.root, cache_dir=tmp_path / "cache")
+        moved.features_of(stripes.root, cache_dir=tmp_path / "cache")
     assert counted == []
 
 
@@ -709,7 +712,7 @@ def test_a_foreign_folder_is_not_touched(ridge: Classifier, tmp_path: Path) -> N
 def test_an_old_classifier_is_replaced(ridge: Classifier, fitted: dict[str, Classifier], tmp_path: Path) -> None:
     fitted["bn-mlp"].save(tmp_path / "deep/er/model")
     ridge.save(tmp_path / "deep/er/model")
-    assert Classifier.load(tmp_path / "deep/er/model").report["head"] == "ridge"
+    assert Classifier.load(tmp_path / "deep/er/model").fitting.head == "ridge"
     assert _litter(tmp_path / "deep/er/model") == [_arrays(tmp_path / "deep/er/model").name, "classifier.json"]
     assert _litter(tmp_path / "deep/er") == ["model"]
 
@@ -717,7 +720,7 @@ def test_an_old_classifier_is_replaced(ridge: Classifier, fitted: dict[str, Clas
 def test_an_empty_folder_is_filled(ridge: Classifier, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     ridge.save(tmp_path / "model")
-    assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
+    assert Classifier.load(tmp_path / "model").fitting.head == "ridge"
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["replacing", "new"])
@@ -741,7 +744,7 @@ def test_a_disk_that_fills_up_leaves_things_as_they_were(
         fitted["logreg"].save(tmp_path / "model")
     assert _litter(tmp_path) == (["model"] if before else [])
     if before:
-        assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
+        assert Classifier.load(tmp_path / "model").fitting.head == "ridge"
 
 
 def test_a_folder_that_could_not_be_loaded_afterwards_is_not_saved_into(ridge: Classifier, tmp_path: Path) -> None:
@@ -766,7 +769,7 @@ def test_notes_in_the_folder_outlive_a_second_fit(ridge: Classifier, tmp_path: P
 DYING = """
 import os, shutil, signal, sys
 from pathlib import Path
-from featx.backbones import Trunk
+from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
 
 new, place = Classifier.load(sys.argv[1]), sys.argv[2]
@@ -797,7 +800,7 @@ for moment in range(1, 99):
     if os.waitpid(pid, 0)[1] == 0:
         break
     there = Path(place + "-dying", "classifier.json").exists()
-    print(Classifier.load(place + "-dying").report["head"] if there else "none")
+    print(Classifier.load(place + "-dying").fitting.head if there else "none")
     new.save(place + "-dying")
 print(len(os.listdir(place + "-dying")))
 """
@@ -852,7 +855,7 @@ def _edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     about = json.loads((folder / "classifier.json").read_text())
     del about["digest"]
     change(about)
-    (folder / "classifier.json").write_text(json.dumps({**about, "digest": digest(about)}))
+    (folder / "classifier.json").write_text(json.dumps({**about, "digest": about_digest(about)}))
 
 
 def test_names_that_were_exchanged(saved: Path) -> None:
@@ -937,7 +940,7 @@ def test_a_flipped_bit(saved: Path) -> None:
             Classifier.load(saved)
         data[at] ^= 1
     file.write_bytes(data)
-    assert Classifier.load(saved).report["head"] == "ridge"
+    assert Classifier.load(saved).fitting.head == "ridge"
 
 
 class _Hostile:
@@ -1038,7 +1041,7 @@ def test_notes_and_pictures_may_lie_in_the_folder(saved: Path, name: str) -> Non
     file = saved / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"anything")
-    assert Classifier.load(saved).report["head"] == "ridge"
+    assert Classifier.load(saved).fitting.head == "ridge"
 
 
 def test_a_keras_file_in_the_folder_is_refused(saved: Path, tmp_path: Path) -> None:
@@ -1125,7 +1128,7 @@ def hymenoptera(shared: Path, real_weights: Path, tmp_path_factory: pytest.TempP
         weights=str(real_weights),
         size=96,
     )
-    return featx.load_features(done.features)
+    return featx.load_features(done.features_path)
 
 
 def test_ants_and_bees(shared: Path, hymenoptera: featx.Features) -> None:

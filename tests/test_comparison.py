@@ -11,7 +11,10 @@ import pytest
 
 import featx
 from featx.errors import TrainingError
+from featx.finetuning import comparison as comparison_module
 from featx.finetuning.comparison import Comparison, Method, _concluded
+from featx.heads import make_head
+from featx.tail import TailHead
 
 Make = Callable[..., Path]
 
@@ -64,6 +67,68 @@ def test_what_it_concludes(head: list[float], tail: list[float], worth_it: bool 
     assert found.worth_it is worth_it
     assert words in found.recommendation
     assert "90.0 s" in found.recommendation and "would take about 2.0 h" in found.recommendation
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """Gets all that a function of the comparison gives back."""
+    given, real = [], getattr(comparison_module, name)
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        given.append(real(*arguments, **options))
+        return given[-1]
+
+    monkeypatch.setattr(comparison_module, name, spy)
+    return given
+
+
+def test_its_figures_are_those_of_each_training(
+    make_dataset: Make, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, tuned, extracted = (spied(monkeypatch, name) for name in ("fit", "finetune", "extract"))
+    options: dict[str, Any] = {"backbone": tiny_backbone, "preprocess": "rescale", "heads": ["logreg"], "epochs": 2}
+    found = featx.compare(make_dataset(classes=3, each=12), cache_dir=tmp_path, random_state=5, **options)
+    logreg, tail = (next(m for m in found.methods if m.name == name) for name in ("logreg", "tail"))
+    assert len(fitted) == len(tuned) == 3 and len(extracted) == 1
+    features = featx.load_features(extracted[0].features_path)
+    accuracies, losses, hits = [], [], dict[str, list[bool]]()
+    for seed, classifier in zip((5, 6, 7), fitted, strict=True):
+        held_out = np.isin(features.ids, classifier.validation_ids)
+        head = make_head("logreg", random_state=seed).fit(features.X(~held_out), features.y[~held_out])
+        y, probabilities = features.y[held_out], head.predict_proba(features.X(held_out)).astype(np.float64)
+        right = probabilities.argmax(axis=1) == y
+        accuracies.append(right.mean())
+        losses.append(-np.log(probabilities[np.arange(len(y)), y]).mean())
+        for picture, hit in zip(features.ids[held_out], right, strict=True):
+            hits.setdefault(picture, []).append(hit)
+    assert len({*map(len, hits.values())}) > 1 and 0 < np.mean(accuracies) < 1, "else any mean would do"
+    shares = {picture: np.mean(some) for picture, some in hits.items()}
+    mean, error = np.mean([*shares.values()]), np.std([*shares.values()], ddof=1) / np.sqrt(len(shares))
+    assert logreg.accuracies == pytest.approx(accuracies) and logreg.right == pytest.approx(shares)
+    assert logreg.accuracy == pytest.approx(mean) and logreg.log_loss == pytest.approx(np.mean(losses), rel=1e-4)
+    assert logreg.ci95 == pytest.approx((max(0, mean - 1.959964 * error), min(1, mean + 1.959964 * error)))
+    assert tail.accuracies == pytest.approx([classifier.fitting.validation_accuracy for classifier in tuned])
+    for method_, classifiers in ((logreg, fitted), (tail, tuned)):
+        assert method_.seconds == np.median([classifier.fitting.seconds for classifier in classifiers])
+    assert logreg.features_seconds == extracted[0].seconds
+    assert tail.features_seconds == max(classifier.fitting.features_seconds for classifier in tuned)
+
+
+def test_the_time_of_training_end_to_end_is_foretold_by_pictures_and_epochs(
+    make_dataset: Make, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an epoch on 32 pictures that took 3.2 seconds: 20 pictures in 3 epochs take 6."""
+
+    class Timed(TailHead):
+        def fit(self, *arguments: Any, **options: Any) -> Any:
+            super().fit(*arguments, **options)
+            self.epoch_seconds_ = [100.0, 3.2]  # the first is slow: networks are compiled in it
+            return self
+
+    monkeypatch.setattr(comparison_module, "TailHead", Timed)
+    options: dict[str, Any] = {"backbone": tiny_backbone, "preprocess": "rescale", "heads": ["ridge"], "repeats": 2}
+    found = featx.compare(make_dataset(each=10), cache_dir=tmp_path, epochs=3, **options)
+    assert found.end_to_end_seconds == pytest.approx(6.0)
+    assert "training end to end would take about 6.0 s." in found.recommendation
 
 
 @pytest.mark.parametrize("given", [{"repeats": 1}, {"heads": []}, {"validation": 0.0}])

@@ -32,7 +32,7 @@ def data(make_dataset: Make) -> Path:
 @pytest.fixture
 def features(data: Path, tmp_path: Path, tiny_backbone: str) -> str:
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale"}
-    return featx.extract(data, cache_dir=tmp_path / "cache", batch_size=4, **recipe).features
+    return featx.extract(data, cache_dir=tmp_path / "cache", batch_size=4, **recipe).features_path
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_cached_pictures_need_no_network(
 
 def test_new_pictures_give_the_same_as_cached_ones(classifier: Classifier, data: Path, tmp_path: Path) -> None:
     cached, _ = explain(classifier, [data], out=tmp_path / "cached")
-    Path(classifier.report["features"]).unlink()
+    Path(classifier.fitting.features_path).unlink()
     live, _ = explain(classifier, [data], out=tmp_path / "live")
     assert not any(e.cached for e in live) and all(e.true_label is None for e in live)
     for a, b in zip(cached, live, strict=True):
@@ -83,7 +83,7 @@ def test_features_of_another_spec_are_refused(
 ) -> None:
     other = featx.extract(data, cache_dir=tmp_path / "o", backbone=tiny_backbone, preprocess="tf", batch_size=4)
     with pytest.raises(SpecMismatchError, match="preprocess is tf, not rescale"):
-        explain(classifier, [other.features])
+        explain(classifier, [other.features_path])
 
 
 def test_any_class_can_be_explained(classifier: Classifier, data: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_neighbours_and_pooled_features_cannot(features: str, data: Path, tmp_pa
         data, cache_dir=tmp_path / "c", backbone=tiny_backbone, preprocess="rescale", pooling="avg", batch_size=4
     )
     with pytest.raises(TrainingError, match="have no places"):
-        explain(featx.fit(pooled.features, "logreg"), [data], out=tmp_path / "maps")
+        explain(featx.fit(pooled.features_path, "logreg"), [data], out=tmp_path / "maps")
 
 
 def test_a_classifier_with_a_tail_is_explained_behind_it(data: Path, tmp_path: Path, tiny_backbone: str) -> None:
@@ -157,7 +157,9 @@ def test_stripes_are_where_the_evidence_is(tmp_path: Path, tiny_backbone: str) -
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale", "batch_size": 4}
-    features = featx.load_features(featx.extract(tmp_path / "corner", cache_dir=tmp_path / "cache", **recipe).features)
+    features = featx.load_features(
+        featx.extract(tmp_path / "corner", cache_dir=tmp_path / "cache", **recipe).features_path
+    )
     classifier = featx.fit(features, "logreg", input="flat", C=1.0)
     maps = explanation.activation_maps(classifier.head, features.X(), features.y.astype(np.int64))
     spread = np.ptp(maps, axis=0)

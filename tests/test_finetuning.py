@@ -100,7 +100,7 @@ def test_the_gradient_flows_where_it_should(
     tune: Any, residual: str, unfreeze: str, cut: str, trains: set[str]
 ) -> None:
     classifier = tune(unfreeze=unfreeze, optimizer="sgd", patience=99, validation=0)
-    assert classifier.report["cut"] == cut
+    assert classifier.fitting.cut == cut
     for name, (before, after) in weights_by_layer(residual, classifier).items():
         same = [np.array_equal(b, a) for b, a in zip(before, after, strict=True)]
         if name not in trains:
@@ -115,12 +115,12 @@ def test_training_on_the_cache_is_training_end_to_end_with_frozen_layers(tune: A
     """The same batches through the same layers: the weights agree but for rounding."""
     options = {"unfreeze": "block_b", "validation": 0, "dtype": "float32", "optimizer": "sgd"}
     cached, live = tune(**options), tune(**options, live_augment=True)
-    assert (cached.report["cut"], live.report["cut"]) == ("pool", PIXELS)
+    assert (cached.fitting.cut, live.fitting.cut) == ("pool", PIXELS)
     ours, theirs = weights_by_layer(residual, cached), weights_by_layer(residual, live)
     for name, (_, after) in ours.items():
         for a, b in zip(after, theirs[name][1], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=name)
-    np.testing.assert_allclose(cached.report["history"]["loss"], live.report["history"]["loss"], rtol=1e-3)
+    np.testing.assert_allclose(cached.fitting.history["loss"], live.fitting.history["loss"], rtol=1e-3)
 
 
 def test_it_is_what_keras_would_do(tune: Any, residual: str, make_dataset: Make) -> None:
@@ -139,7 +139,7 @@ def test_it_is_what_keras_would_do(tune: Any, residual: str, make_dataset: Make)
     x = keras.layers.GlobalAveragePooling2D()(base(pictures / 255, training=False))
     model = keras.Model(pictures, keras.layers.Dense(2, kernel_initializer="zeros")(x))
     model.compile(keras.optimizers.SGD(1e-2, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(True))
-    features = given.features()
+    features = given.features_of()
     X = np.stack([np.asarray(picture(kind, n).resize((32, 32), 2)) for kind in (0, 1) for n in range(8)])
     model.fit(X.astype(np.float32), np.repeat([0, 1], 8), batch_size=16, epochs=1, verbose=0)
     expected = keras.ops.softmax(model.predict_on_batch(X.astype(np.float32)))
@@ -151,8 +151,8 @@ def test_no_tail_at_all_is_a_plain_head(tune: Any, make_dataset: Make, residual:
     dataset = make_dataset(classes=3, each=16)
     tuned = tune(dataset, unfreeze="none", head_params={"C": 0.1})
     done = featx.extract(dataset, cache_dir=tmp_path / "cache", backbone=residual, preprocess="rescale")
-    plain = featx.fit(done.features, "logreg", C=0.1)
-    features = plain.features()
+    plain = featx.fit(done.features_path, "logreg", C=0.1)
+    features = plain.features_of()
     np.testing.assert_array_equal(tuned.predict_proba(features), plain.predict_proba(features))
 
 
@@ -175,10 +175,10 @@ def test_the_head_comes_first(tune: Any, make_dataset: Make, residual: str, tmp_
     dataset = make_dataset(classes=3, each=16)
     plain = tune(dataset, unfreeze="none")
     tuned = tune(dataset, unfreeze="mix", learning_rate=1e-9, epochs=1)
-    assert tuned.report["start_validation_accuracy"] == plain.report["validation_accuracy"]
-    assert tuned.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+    assert tuned.fitting.start_validation_accuracy == plain.fitting.validation_accuracy
+    assert tuned.fitting.validation_accuracy >= plain.fitting.validation_accuracy
     spoiled = tune(dataset, unfreeze="mix", learning_rate=30.0, epochs=2)  # whatever this does, the start is kept
-    assert spoiled.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+    assert spoiled.fitting.validation_accuracy >= plain.fitting.validation_accuracy
 
 
 def test_random_weights_are_one_network_before_and_behind_the_cut(make_dataset: Make, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_random_weights_are_one_network_before_and_behind_the_cut(make_dataset: 
         assert tuned.spec["weights"] == "random-3"
         tail = tuned.head.model_.tail  # type: ignore[attr-defined]
         trunk = featx.build_trunk("mobilenetv2-0.35", weights="random", size=32, random_state=3)
-        features = tuned.features()
+        features = tuned.features_of()
         pictures = np.stack([np.asarray(picture(0, n).resize((32, 32), 2)) for n in range(6)])
         np.testing.assert_allclose(
             tail.predict_on_batch(features.X(slice(0, 6))), trunk(pictures), rtol=1e-3, atol=1e-3
@@ -207,8 +207,8 @@ def test_the_last_epoch_is_kept_if_asked_for(tune: Any, make_dataset: Make) -> N
     dataset = make_dataset(classes=3, each=16)
     options = {"unfreeze": "mix", "epochs": 4, "patience": 1, "learning_rate": 3.0}  # which does no good
     best, last = tune(dataset, **options), tune(dataset, **options, keep="last")
-    assert (best.report["stopped"], best.report["best_epoch"]) == ("patience", 0)
-    assert (last.report["stopped"], last.report["epochs"], last.report["best_epoch"]) == ("epochs", 4, 4)
+    assert (best.fitting.stopped, best.fitting.best_epoch) == ("patience", 0)
+    assert (last.fitting.stopped, last.fitting.epochs, last.fitting.best_epoch) == ("epochs", 4, 4)
 
 
 def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path:
     tuned = featx.finetune(
         dataset, unfreeze="mix", init=tmp_path / "head", epochs=1, learning_rate=1e-12, cache_dir=tmp_path / "cache"
     )
-    plain, tail = first.features(), tuned.features()
-    assert tuned.report["head"] == "mlp"
+    plain, tail = first.features(), tuned.features_of()
+    assert tuned.fitting.head == "mlp"
     np.testing.assert_allclose(tuned.predict_proba(tail), first.predict_proba(plain), atol=5e-3)  # float16
 
 
@@ -242,15 +242,15 @@ def test_a_saved_tail_predicts_the_same(tune: Any, make_dataset: Make, tmp_path:
     classifier = tune(dataset, **given)
     classifier.save(tmp_path / "model")
     again = Classifier.load(tmp_path / "model")
-    features = again.features()
+    features = again.features_of()
     np.testing.assert_array_equal(again.predict_proba(features), classifier.predict_proba(features))
     assert again.doctor(features)["max_abs_difference"] < 1e-6
     predictions, bad = again.predict([tmp_path / "new"])
     assert (len(predictions), bad) == (12, [])
-    assert again.evaluate(features, "validation").accuracy == classifier.report["validation_accuracy"]
+    assert again.evaluate(features, "validation").accuracy == classifier.fitting.validation_accuracy
     lines = (tmp_path / "model" / "history.csv").read_text().splitlines()
     assert lines[0] == "epoch,loss,accuracy,val_loss,val_accuracy"
-    assert len(lines) == 1 + classifier.report["epochs"]
+    assert len(lines) == 1 + classifier.fitting.epochs
 
 
 def test_a_moved_network_is_found_again(tune: Any, residual: str, make_dataset: Make, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_scratch_networks_learn(make_dataset: Make, tmp_path: Path) -> None:
             dataset, from_scratch=name, size=size, epochs=12, head_params={"hidden": 32}, batch_size=8,
             cache_dir=tmp_path / "cache",
         )  # fmt: skip
-        assert classifier.report["validation_accuracy"] >= 0.9, name
+        assert classifier.fitting.validation_accuracy >= 0.9, name
 
 
 # ----------------------------------------------------------------------------------------------------- the two networks
@@ -321,7 +321,7 @@ def test_the_mean_image_is_that_of_the_training_rows(tune: Any, make_dataset: Ma
     classifier = tune(
         make_dataset(classes=2, each=10), from_scratch="alexnet", size=67, epochs=1, head_params={"hidden": 4}
     )
-    features = classifier.features()
+    features = classifier.features_of()
     train = np.isin(features.ids, classifier.train_ids)
     layer = classifier.head.model_.get_layer("alexnet").get_layer("mean_image")
     np.testing.assert_allclose(-64 * layer.get_weights()[1], features.X(train).mean(axis=0), atol=1e-3)
@@ -366,16 +366,15 @@ def test_live_augmentation_depends_on_picture_and_epoch_alone(tune: Any, make_da
     dataset = make_dataset(classes=2, each=8)
     options = {"unfreeze": "all", "live_augment": True, "views": featx.Views(2, flip=True, zoom=0.2), "validation": 0}
     a, b = tune(dataset, **options), tune(dataset, **options, cache_dir=dataset.parent / "other")
-    assert a.report["history"] == b.report["history"]
+    assert a.fitting.history == b.fitting.history
     plain = tune(dataset, unfreeze="all", validation=0)
-    assert a.report["history"] != plain.report["history"]
+    assert a.fitting.history != plain.fitting.history
 
 
 def test_views_are_drawn_one_a_picture(tune: Any, make_dataset: Make) -> None:
     classifier = tune(make_dataset(classes=2, each=8), unfreeze="mix", views=featx.Views(3, flip=True, zoom=0.3))
-    report = classifier.report
-    assert report["train_views"] == 2 * report["train_rows"]
-    assert set(classifier.features().views.tolist()) <= {0, 1, 2}
+    assert classifier.fitting.train_views == 2 * classifier.fitting.train_rows
+    assert set(classifier.features_of().views.tolist()) <= {0, 1, 2}
 
 
 # ------------------------------------------------------------------------------------------------- interrupted and full
@@ -400,7 +399,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     seen: list[int] = []
     again = tune(dataset, **options, checkpoints=tmp_path / "kept", on_epoch=lambda epoch, told: seen.append(epoch))
     assert seen == [3, 4]
-    assert again.report["history"] == whole.report["history"]
+    assert again.fitting.history == whole.fitting.history
     for a, b in zip(again.head.get_state().values(), whole.head.get_state().values(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -434,31 +433,26 @@ def test_a_damaged_checkpoint_is_said_and_begun_anew(
 
 def test_killed_training_goes_on(make_dataset: Make, residual: str, tmp_path: Path) -> None:
     """kill -9 in the middle; the same command then ends as one that was never killed."""
-    dataset = make_dataset(classes=3, each=16)
+    settings: dict[str, Any] = {
+        "unfreeze": "block_b", "backbone": residual, "preprocess": "rescale", "epochs": 12, "learning_rate": 1e-3,
+        "batch_size": 8, "patience": 99, "cache_dir": str(tmp_path / "cache"), "checkpoints": str(tmp_path / "kept"),
+    }  # fmt: skip
     code = (
-        "import featx, sys, json; from featx.tail import checkpoints; checkpoints.SECONDS = 0.0\n"
-        f"told = lambda epoch, measures: print(epoch, flush=True)\n"
-        f"c = featx.finetune({str(dataset)!r}, unfreeze='block_b', backbone={residual!r}, preprocess='rescale', "
-        f"epochs=40, learning_rate=1e-3, batch_size=8, patience=99, cache_dir={str(tmp_path / 'cache')!r}, "
-        "on_epoch=told, checkpoints=sys.argv[1])\n"
-        "print(json.dumps(c.report['history']))"
+        "import featx, json, sys, time; from featx.tail import checkpoints; checkpoints.SECONDS = 0.0\n"
+        "def on_epoch(epoch, measures):\n    print(epoch, flush=True)\n    epoch == 8 and time.sleep(600)\n"
+        "featx.finetune(sys.argv[1], on_epoch=on_epoch, **json.loads(sys.argv[2]))"
     )
+    dataset = make_dataset(classes=3, each=16)
     environment = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
-
-    def run(kept: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", code, str(tmp_path / kept)]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-
-    with run("kept") as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if int(line) == 7:
-                break
-        first.send_signal(signal.SIGKILL)
-    again, _ = run("kept").communicate(timeout=120)
-    whole, _ = run("other").communicate(timeout=120)
-    assert int(again.splitlines()[0]) > 5
-    assert json.loads(again.splitlines()[-1]) == json.loads(whole.splitlines()[-1])
+    command = [sys.executable, "-c", code, str(dataset), json.dumps(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as killed:
+        assert killed.stdout is not None and "8\n" in iter(killed.stdout.readline, "")
+        killed.send_signal(signal.SIGKILL)
+    epochs: list[int] = []
+    again = featx.finetune(dataset, on_epoch=lambda epoch, _: epochs.append(epoch), **settings)
+    assert epochs == list(range(epochs[0], 13)) and epochs[0] in (8, 9)
+    whole = featx.finetune(dataset, **{**settings, "checkpoints": str(tmp_path / "other")})
+    assert again.fitting.history == whole.fitting.history
 
 
 def test_no_room_for_a_checkpoint_is_said(
@@ -486,7 +480,7 @@ def test_a_loss_that_is_no_number_stops_training(
     monkeypatch.setattr(TailTraining, "train", spoilt)
     for validation in (0, 0.2):
         late = tune(dataset, unfreeze="mix", epochs=9, validation=validation)
-        assert (late.report["stopped"], late.report["epochs"]) == ("nan", 2)
+        assert (late.fitting.stopped, late.fitting.epochs) == ("nan", 2)
         assert "in epoch 3: training stopped" in caplog.text
         assert np.isfinite(late.predict_proba(late.features())).all()
 
@@ -510,7 +504,7 @@ def test_one_class_is_said(tune: Any, make_dataset: Make) -> None:
     [
         ({"optimizer": "lion"}, "unknown `optimizer` 'lion'; expected one of adamw, adam, sgd"),
         ({"schedule": "steps"}, "unknown `schedule` 'steps'"),
-        ({"epochs": 0}, "`epochs` must be a whole number, at least 1, got 0"),
+        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"learning_rate": -1.0}, "`learning_rate` must be above 0, got -1.0"),
         ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0"),
         ({"rate": 1.0}, "fine-tuning has no setting 'rate'"),
@@ -566,7 +560,7 @@ def test_tensorboard_hears_of_each_epoch(tune: Any, tmp_path: Path) -> None:
 def test_pixels_are_cached_as_they_are(make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=2, each=4)
     done = featx.extract(dataset, backbone="pixels", size=24, cache_dir=tmp_path / "cache")
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     assert (features.shape, str(features.dtype)) == ((8, 24, 24, 3), "uint8")
     expected = np.asarray(picture(0, 0).resize((24, 24), 2))
     np.testing.assert_array_equal(features.stored([0])[0], expected)

@@ -16,7 +16,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featx.errors import SettingError, TrainingError
-from featx.heads import HEADS, BNMLPHead, KNNHead, LogisticHead, RidgeHead, SVMHead, make_head
+from featx.heads import HEADS, BNMLPHead, HeadParams, KNNHead, LogisticHead, RidgeHead, SVMHead, make_head
 
 KERAS_HEADS = ["bn-mlp", "mlp"]
 LINEAR_HEADS = ["logreg", "svm", "ridge"]
@@ -379,20 +379,20 @@ def test_labels_may_be_strings_and_classes_are_sorted(name: str) -> None:
     [
         (KERAS_HEADS, {"dropout": 1}, "`dropout` must be at least 0 and below 1, got 1"),
         (KERAS_HEADS, {"dropout": -0.1}, "`dropout` must be at least 0 and below 1, got -0.1"),
-        (KERAS_HEADS, {"hidden": 0}, "`hidden` must be a whole number, at least 1, got 0"),
-        (KERAS_HEADS, {"epochs": 0}, "`epochs` must be a whole number, at least 1, got 0"),
-        (KERAS_HEADS, {"epochs": 2.0}, "`epochs` must be a whole number, at least 1, got 2.0"),
-        (KERAS_HEADS, {"patience": 0}, "`patience` must be a whole number, at least 1, got 0"),
-        (KERAS_HEADS, {"batch_size": 0}, "`batch_size` must be a whole number, at least 1, got 0"),
+        (KERAS_HEADS, {"hidden": 0}, "`hidden` must be at least 1, got 0"),
+        (KERAS_HEADS, {"epochs": 0}, "`epochs` must be at least 1, got 0"),
+        (KERAS_HEADS, {"epochs": 2.0}, "`epochs` must be a whole number, got 2.0"),
+        (KERAS_HEADS, {"patience": 0}, "`patience` must be at least 1, got 0"),
+        (KERAS_HEADS, {"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         (KERAS_HEADS, {"learning_rate": 0}, "`learning_rate` must be above 0, got 0"),
         (KERAS_HEADS, {"learning_rate": float("inf")}, "`learning_rate` must be above 0, got inf"),
-        (KERAS_HEADS, {"random_state": -1}, "`random_state` must be a whole number, at least 0, or None, got -1"),
+        (KERAS_HEADS, {"random_state": -1}, "`random_state` must be at least 0, got -1"),
         (LINEAR_HEADS, {"C": 0}, "`C` must be from 1e-10 to 1e\\+06, got 0"),
         (LINEAR_HEADS, {"C": -1}, "`C` must be .*, got -1"),
         (LINEAR_HEADS, {"C": "much"}, "`C` must be .*, got 'much'"),
         (LINEAR_HEADS, {"C": float("nan")}, "`C` must be .*, got nan"),
         (LINEAR_HEADS, {"C": 1e300}, "`C` must be .*, got 1e\\+300"),
-        (["knn"], {"n_neighbors": 0}, "`n_neighbors` must be a whole number, at least 1, got 0"),
+        (["knn"], {"n_neighbors": 0}, "`n_neighbors` must be at least 1, got 0"),
         (["knn"], {"temperature": 0}, "`temperature` must be above 0, got 0"),
         (list(HEADS), {"input": "sideways"}, "unknown `input` 'sideways'; expected one of flat, avg, max"),
     ],
@@ -462,10 +462,12 @@ def test_a_loss_that_is_not_a_number_stops_with_advice() -> None:
 def test_an_unknown_parameter_names_those_there_are() -> None:
     with pytest.raises(SettingError, match="the knn head has no setting 'C'; it takes input, n_neighbors"):
         make_head("knn", C=1)
-    with pytest.raises(SettingError, match="the mlp head has no setting 'drop_out'; did you mean `dropout`") as caught:
+    with pytest.raises(
+        SettingError, match="the mlp head has no setting 'drop_out'; did you mean `dropout`\\?"
+    ) as caught:
         make_head("mlp", drop_out=0.1)
     assert caught.value.setting == "drop_out"
-    with pytest.raises(SettingError, match="unknown `head` 'bnmlp'; did you mean 'bn-mlp'"):
+    with pytest.raises(SettingError, match=r"unknown `head` 'bnmlp' \(did you mean 'bn-mlp'\?\)"):
         make_head("bnmlp")
 
 
@@ -487,3 +489,13 @@ def test_what_is_not_a_number_gets_no_prediction(name: str) -> None:
         make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (bad, y))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (X[:5], y))
+
+
+def test_the_parameters_of_signatures_are_those_of_the_heads() -> None:
+    known = {name for head in HEADS.values() for name in head._get_param_names()}
+    assert HeadParams.__annotations__.keys() == known - {"random_state"}
+    with pytest.raises(SettingError, match="the logreg head has no setting 'c_'; did you mean `C`|it takes") as error:
+        make_head("logreg", c_=1)
+    assert error.value.setting == "c_"
+    with pytest.raises(SettingError, match="unknown `head` 'lgreg' .did you mean 'logreg'.*; expected one of bn-mlp"):
+        make_head("lgreg")

@@ -99,7 +99,7 @@ def flowers(shared: Path, real_weights: Path, tmp_path_factory: pytest.TempPathF
     return root
 
 
-@pytest.mark.xdist_group("flowers")
+@pytest.mark.stress
 def test_what_is_planted_among_flowers_is_found(flowers: Path) -> None:
     cache = flowers.parent / "cache"
     found = featx.inspect(flowers, cache_dir=cache)
@@ -117,15 +117,15 @@ def test_what_is_planted_among_flowers_is_found(flowers: Path) -> None:
     assert len(found.near_duplicates) < 12  # five scenes were taken twice by the photographers themselves
     listed = write_list(found, flowers / "clean.csv")
     assert listed["copies"] == 5 and listed["leaks"] == len(near) and listed["suspects"] == 0
-    weights = featx.load_features(found.features).recipe["weights"]
+    weights = featx.load_features(found.features_path).recipe["weights"]
     done = featx.extract(flowers / "clean.csv", backbone="mobilenetv2", weights=weights, pooling="avg", cache_dir=cache)
     assert (done.rows, done.quarantined, done.computed) == (listed["written"], 0, 0)
     clean = featx.inspect(flowers / "clean.csv", cache_dir=cache)
     assert (clean.quarantined, clean.duplicates, clean.leaks) == ([], [], [])
-    assert (clean.counts["daisy"]["test"], clean.features) == (found.counts["daisy"]["test"], done.features)
+    assert (clean.counts["daisy"]["test"], clean.features_path) == (found.counts["daisy"]["test"], done.features_path)
 
 
-@pytest.mark.xdist_group("flowers")
+@pytest.mark.stress
 def test_swapped_labels_among_flowers_are_suspects(flowers: Path) -> None:
     """At least 7 of 10 on average; of 16 other draws 13 had 7 or more, three 4 or 5."""
     lines = [(p.relative_to(flowers).as_posix(), p.parent.name) for p in sorted(flowers.rglob("[0-9]*.jpg"))]
@@ -168,7 +168,7 @@ def test_everything_by_itself(make_dataset: Callable[..., Path], tmp_path: Path)
     assert (found.sizes.widest.path, found.sizes.widest.width) == ("train/lying/wide.jpg", 300)
     assert (found.sizes.tallest.path, found.sizes.tallest.height) == ("train/standing/tall.dat", 200)
     assert (found.sizes.median.width, found.sizes.median.height) == (40, 30)
-    assert found.features is None and found.suspects == [] and "featx extract" in found.notes[0]
+    assert found.features_path is None and found.suspects == [] and "featx extract" in found.notes[0]
     assert calls[-1] == ("looking at the pictures", 15, 15)
     assert not (tmp_path / "none").exists()
 
@@ -359,10 +359,10 @@ def test_a_limit_too_low_for_the_network_is_said(tmp_path: Path) -> None:
 
 def test_pixels_and_blocks_are_refused(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    pixels = featx.extract(make_dataset(), backbone="pixels", size=32, cache_dir=cache).features
+    pixels = featx.extract(make_dataset(), backbone="pixels", size=32, cache_dir=cache).features_path
     with pytest.raises(CacheError, match="holds pixels, not features"):
         featx.inspect(pixels)
-    assert featx.inspect(make_dataset(), cache_dir=cache).features is None
+    assert featx.inspect(make_dataset(), cache_dir=cache).features_path is None
     block = tmp_path / "block.h5"
     spec = {"backbone": "none", "dtype": "float32"}
     X = np.ones((2, 3), np.float32)
@@ -410,7 +410,7 @@ def test_the_newest_feature_file_is_used_and_labels_are_those_of_now(
     shutil.move(root / "lying/003.png", root / "standing/moved.png")
     make_dataset(each=1, first=90)
     found = featx.inspect(root, cache_dir=own["cache_dir"], similarity=0.99999)
-    assert (found.features, found.compared) == (newest.features, 24)
+    assert (found.features_path, found.compared) == (newest.features_path, 24)
     assert "2 pictures have no features" in found.notes[0]
     assert found.counts == {"lying": {"none": 12}, "standing": {"none": 14}}
     assert "standing/moved.png" in {s.path for s in found.suspects}

@@ -135,7 +135,7 @@ def through_the_network(trunk: Any, head: Head, images: np.ndarray, classes: np.
     logits.set_weights(probabilities.get_weights())
     logits.layers[-1].activation = load_keras().activations.linear
     for image, k in zip(images, classes, strict=True):
-        maps = tf.convert_to_tensor(trunk._model(image[None]))
+        maps = tf.convert_to_tensor(trunk.model(image[None]))
         with tf.GradientTape() as tape:
             tape.watch(maps)
             score = logits(maps, training=False)[0, int(k)]

@@ -185,8 +185,8 @@ def test_mixup_and_smoothing_learn_and_leave_validation_alone(name: str) -> None
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"layers": 0}, "`layers` must be a whole number, at least 1, got 0"),
-        ({"layers": 1.5}, "`layers` must be a whole number, at least 1, got 1.5"),
+        ({"layers": 0}, "`layers` must be at least 1, got 0"),
+        ({"layers": 1.5}, "`layers` must be a whole number, got 1.5"),
         ({"weight_decay": -1}, "`weight_decay` must be at least 0, got -1"),
         ({"weight_decay": float("nan")}, "`weight_decay` must be at least 0, got nan"),
         ({"mixup": -0.1}, "`mixup` must be at least 0, got -0.1"),

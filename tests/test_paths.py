@@ -266,9 +266,9 @@ def test_lazy_rows_are_flat_or_pooled() -> None:
 
 @pytest.mark.parametrize("name", ["logreg", "svm"])
 def test_a_solver_needs_a_step(name: str) -> None:
-    with pytest.raises(ValueError, match="`max_iter` must be a whole number, at least 1, got 0"):
+    with pytest.raises(ValueError, match="`max_iter` must be at least 1, got 0"):
         list(solve_paths(*_data(), [1.0], make_head(name).loss, max_iter=0))
-    with pytest.raises(ValueError, match="`max_iter` must be a whole number, at least 1, got 0"):
+    with pytest.raises(ValueError, match="`max_iter` must be at least 1, got 0"):
         make_head(name, max_iter=0).fit(*_data())
 
 

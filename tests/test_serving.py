@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def features(data: Path, tiny_backbone: str) -> str:
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale"}
-    return featx.extract(data, cache_dir=data.parent / "cache", **recipe).features
+    return featx.extract(data, cache_dir=data.parent / "cache", **recipe).features_path
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,13 @@ def classifier(features: str) -> Classifier:
 @pytest.fixture(scope="module")
 def model(classifier: Classifier, data: Path) -> Path:
     return classifier.save(data.parent / "model")
+
+
+@pytest.fixture(scope="module")
+def plain_model(data: Path) -> Path:
+    """A classifier of the pixels themselves: its server loads no network library."""
+    done = featx.extract(data, cache_dir=data.parent / "cache", backbone="pixels", size=16)
+    return featx.fit(done.features, "logreg", input="flat").save(data.parent / "plain")
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +206,7 @@ def test_a_head_without_maps_says_so(features: str) -> None:
 def test_about_says_which_classifier_it_is(client: Any, classifier: Classifier) -> None:
     about = client.get("/about").json()
     assert about["class_names"] == classifier.class_names and about["spec"] == classifier.spec
-    assert about["validation_accuracy"] == classifier.report["validation_accuracy"]
+    assert about["validation_accuracy"] == classifier.fitting.validation_accuracy
     assert (about["no_maps"], about["max_bytes"], about["head"]) == ("", 100_000, "logreg")
     assert str(Path.home()) not in json.dumps(about) and "/tmp" not in json.dumps(about)
     assert client.get("/health").json() == {"ok": True}
@@ -234,7 +241,7 @@ def test_bombs_are_not_decoded(client: Any, classifier: Classifier) -> None:
     assert "pixels are more than" in refused(send(client, bomb + chunk(b"IEND", b"")), 422)
     small = replace(classifier, recipe=replace(classifier.recipe, max_pixels=1000))
     with TestClient(make_app(small), base_url=LOCAL) as narrow:
-        assert refused(send(narrow, png()), 422) == "1200 pixels are more than --max-pixels 1000"
+        assert refused(send(narrow, png()), 422) == "1200 pixels are more than max_pixels (1000)"
 
 
 def test_large_bodies_are_refused_by_counting(client: Any) -> None:
@@ -426,11 +433,11 @@ class Running:
 
 
 @pytest.fixture
-def running(model: Path) -> Iterator[Callable[..., Running]]:
+def running(plain_model: Path) -> Iterator[Callable[..., Running]]:
     """Starts servers, and leaves none behind."""
     started: list[Running] = []
 
-    def start(*words: str) -> Running:
+    def start(*words: str, model: Path = plain_model) -> Running:
         started.append(Running(model, *words))
         return started[-1]
 
@@ -440,9 +447,10 @@ def running(model: Path) -> Iterator[Callable[..., Running]]:
         server.process.communicate()
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_two_hundred_at_once(running: Callable[..., Running]) -> None:
-    server = running("--max-mb", "1")
+def test_two_hundred_at_once(running: Callable[..., Running], model: Path) -> None:
+    server = running("--max-mb", "1", model=model)
     photo = io.BytesIO()
     picture(1, 3, (1500, 1000)).save(photo, "JPEG", quality=70)
     uploads = [png(), photo.getvalue(), b"text", bytes(3_000_000), b"", png()[:500], png(kind=1)]
@@ -483,13 +491,13 @@ def test_a_connection_may_rest_between_two_questions(running: Callable[..., Runn
     connection.close()
 
 
-def test_it_begins_and_ends(running: Callable[..., Running], model: Path) -> None:
+def test_it_begins_and_ends(running: Callable[..., Running], plain_model: Path) -> None:
     server = running()
-    assert server.said == {"url": server.url, "model": str(model)}
+    assert server.said == {"url": server.url, "model": str(plain_model)}
     port = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", server.url)
     assert port and httpx.get(server.url).status_code == 200
     taken = subprocess.run(
-        [sys.executable, "-m", "featx", "serve", str(model), "--port", port[1]],
+        [sys.executable, "-m", "featx", "serve", str(plain_model), "--port", port[1]],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert (taken.returncode, taken.stdout) == (1, "")
@@ -503,7 +511,7 @@ def test_it_begins_and_ends(running: Callable[..., Running], model: Path) -> Non
     assert json.loads(stdout) == {"error": "interrupted: the server has ended"}
 
 
-def test_other_machines_are_let_in_with_a_warning(running: Callable[..., Running], model: Path) -> None:
+def test_other_machines_are_let_in_with_a_warning(running: Callable[..., Running]) -> None:
     server = running("--host", "0.0.0.0")
     assert server.url.startswith("http://127.0.0.1:")
     assert httpx.get(f"{server.url}health", headers={"Host": "studio.example"}).status_code == 200
@@ -511,16 +519,16 @@ def test_other_machines_are_let_in_with_a_warning(running: Callable[..., Running
     assert stderr.startswith("warning: whoever can reach 0.0.0.0 may use the classifier: there is no password")
 
 
-def test_a_person_reads_the_address_on_stderr(model: Path) -> None:
+def test_a_person_reads_the_address_on_stderr(plain_model: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "featx", "serve", str(model), "--port", "0"],
+        [sys.executable, "-m", "featx", "serve", str(plain_model), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.stderr
     line = process.stderr.readline()
     process.send_signal(signal.SIGINT)
     stdout, _ = process.communicate(timeout=120)
-    assert re.fullmatch(r".*model is served at http://127\.0\.0\.1:\d+/; Ctrl-C ends it\n", line)
+    assert re.fullmatch(r".*plain is served at http://127\.0\.0\.1:\d+/; Ctrl-C ends it\n", line)
     assert (process.returncode, stdout) == (130, "")
 
 

@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(data: Path, tiny_backbone: str) -> Path:
     """Their features, maps of 4 x 4 x 8."""
     done = featx.extract(data, backbone=tiny_backbone, preprocess="rescale", cache_dir=data.parent / "cache")
-    return Path(done.features)
+    return Path(done.features_path)
 
 
 @pytest.fixture(autouse=True)
@@ -159,14 +159,14 @@ def test_the_first_trial_is_the_heads_defaults_and_the_best_is_fitted(head: str,
     assert first.params == fixed | {name: params[name] for name in first.params if name not in fixed}
     assert [t.number for t in found.trials] == [0, 1, 2] and {t.state for t in found.trials} == {"complete"}
     fit = featx.fit(file, head, **first.params)
-    assert (first.mean_accuracy, first.epochs) == (fit.report["validation_accuracy"], fit.report["epochs"])
+    assert (first.mean_accuracy, first.epochs) == (fit.fitting.validation_accuracy, fit.fitting.epochs)
     held_out = featx.load_features(file)
     loss = fit.evaluate(held_out, "validation").log_loss
     assert first.log_loss == pytest.approx(loss, rel=1e-3)
     assert found.best == max(found.trials, key=lambda t: (t.mean_accuracy, -(t.log_loss or 0)))
-    assert found.best.mean_accuracy == found.classifier.report["validation_accuracy"]
+    assert found.best.mean_accuracy == found.classifier.fitting.validation_accuracy
     assert found.best.params.items() <= found.classifier.head.get_params().items()
-    assert found.classifier.report["train_rows"] == 24  # fitted again on all training rows
+    assert found.classifier.fitting.train_rows == 24  # fitted again on all training rows
     again = featx.Classifier.load(found.classifier.save(tmp_path / "model"))
     assert again.evaluate(held_out).rows == 8
     assert found.storage == Path("s.db") and found.seconds > 0 and all(t.seconds > 0 for t in found.trials)
@@ -200,8 +200,8 @@ def test_ties_are_broken_by_log_loss() -> None:
 def test_repeats_are_averaged(file: Path) -> None:
     fixed = {"input": "avg", "dropout": 0.5, "learning_rate": 0.01, "batch_size": 8, "hidden": 4, "epochs": 2}
     found = featx.sweep(file, "mlp", trials=1, repeats=3, **fixed).best
-    fits = [featx.fit(file, "mlp", random_state=seed, **fixed).report for seed in range(3)]
-    accuracies = [report["validation_accuracy"] for report in fits]
+    fits = [featx.fit(file, "mlp", random_state=seed, **fixed).fitting for seed in range(3)]
+    accuracies = [record.validation_accuracy for record in fits]
     assert found.mean_accuracy == pytest.approx(np.mean(accuracies))
     assert found.std_accuracy == pytest.approx(np.std(accuracies))
     assert found.epochs == 6
@@ -285,7 +285,7 @@ def test_only_pictures_themselves_are_taken(data: Path, tiny_backbone: str) -> N
         cache_dir="cache",
         views=featx.Views(3, flip=True, zoom=0.2),
     )
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     assert len(features) == 32 + 48
     rows = read_rows(features, inputs_of(features, {}), 0.25, 0, 1)
     assert len(rows.y) == 24

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,18 +20,18 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import picture, until
 
 import featx
 from featx.cache import load_features
-from featx.errors import CacheError, DatasetError, ExtractionError
+from featx.errors import CacheError, DatasetError, ExtractionError, SettingError
 from featx.extraction import Extraction, Recipe, extract
 from featx.extraction import census as census_module
-from featx.extraction import run as run_module
+from featx.extraction import computation as computation_module
 from featx.extraction import share as share_module
 from featx.extraction import workers as workers_module
-from featx.extraction.share import Outcome, Share, Wanted, compute_as_worker
-from featx.extraction.workers import Workers, WorkersLostError, divide
+from featx.extraction.share import Outcome, PictureTask, Share, compute_as_worker
+from featx.extraction.workers import Workers, WorkersLostError, split_share
 
 Make = Callable[..., Path]
 Run = Callable[..., Extraction]
@@ -40,7 +39,6 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(Path(featx.__file__).parents[1]), str(Path(__file__).parent)]),
 }
-alone = pytest.mark.xdist_group("workers")  # they have processes of their own
 
 
 @pytest.fixture
@@ -59,10 +57,10 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(census_module, "RACY_NS", 0)
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    """600 pictures and two files that are none."""
-    root = tmp_path / "data"
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 pictures and two files that are none. Not to be changed by a test."""
+    root = tmp_path_factory.mktemp("workers") / "data"
     for number in range(600):
         (root / f"class{number % 3}").mkdir(parents=True, exist_ok=True)
         picture(number % 3, number, (24, 20)).save(root / f"class{number % 3}" / f"{number:03}.png")
@@ -72,7 +70,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def content(done: Extraction) -> bytes:
-    return Path(done.features).read_bytes()
+    return Path(done.features_path).read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------------------ the words
@@ -96,9 +94,7 @@ def test_workers_are_understood(text: str | int, expected: Workers, monkeypatch:
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "dask://", "dask://here", "http://here:80", "ray:10001"])
 def test_what_is_no_worker_is_an_error(text: str, run: Run, dataset: Path) -> None:
-    with pytest.raises(
-        ExtractionError, match=r"--workers .*expected a number from 1 on, gpus, dask://HOST:PORT or ray://"
-    ):
+    with pytest.raises(SettingError, match=r"`workers=.*expected a number from 1 on, gpus, dask://HOST:PORT or ray://"):
         run(dataset, workers=text)
 
 
@@ -111,7 +107,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, kind: str, 
 
 def test_no_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ExtractionError, match="this machine has no NVIDIA GPU"):
+    with pytest.raises(SettingError, match="this machine has no NVIDIA GPU"):
         Workers.parse("gpus")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert Workers.parse("gpus") == Workers("gpus", 2)
@@ -121,19 +117,19 @@ def test_no_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def share_of(root: Path, folder: Path, n: int = 10, **changes: Any) -> Share:
-    wanted = tuple(Wanted(f"{number}.png", f"{number:032x}", (0,), None) for number in range(n))
+    tasks = tuple(PictureTask(f"{number}.png", f"{number:032x}", (0,), None) for number in range(n))
     recipe = Recipe(backbone="pixels", size=32)
     spec = recipe.spec(recipe.trunk())
-    share = Share(root, wanted, recipe, spec, (32, 32, 3), featx.Views(), folder / "x.partial", folder / "networks", {})
+    share = Share(root, tasks, recipe, spec, (32, 32, 3), featx.Views(), folder / "x.partial", folder / "networks", {})
     return replace(share, **changes)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7, 100])
-@pytest.mark.parametrize("n", [1, 31, 32, 33, 1000, 100_000])
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 1000, 20_000])
 @pytest.mark.parametrize("batch_size", [None, 1, 48])
 def test_shares_are_whole_batches_and_all_of_it(tmp_path: Path, n: int, workers: int, batch_size: int | None) -> None:
     share = share_of(tmp_path, tmp_path, n, batch_size=batch_size)
-    parts = divide(share, workers)
+    parts = split_share(share, workers)
     assert sum((part.pictures for part in parts), ()) == share.pictures
     assert all(len(part.pictures) % (batch_size or 32) == 0 for part in parts[:-1])
     most = workers_module.SHARE_ROWS[1] + (batch_size or 32)
@@ -155,7 +151,7 @@ def test_a_worker_that_does_not_see_the_files_says_so(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would find every picture unreadable."""
-    monkeypatch.setattr(share_module, "_BEGUN", ["begun"])
+    monkeypatch.setattr(share_module.PROCESS, "is_prepared", True)
     elsewhere = tmp_path / "elsewhere"
     share = share_of(elsewhere, tmp_path) if what == "data set" else share_of(tmp_path, elsewhere)
     error = compute_as_worker(share).error
@@ -166,8 +162,8 @@ def test_a_worker_that_does_not_see_the_files_says_so(
 
 def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     claim = (
-        "from featx.extraction.share import _claimed; from pathlib import Path\n"
-        f"print(_claimed(('3', '5'), Path({str(tmp_path)!r})), flush=True); input()"
+        "from featx.extraction.share import PROCESS; from pathlib import Path\n"
+        f"print(PROCESS._claim_gpu(('3', '5'), Path({str(tmp_path)!r})), flush=True); input()"
     )
     workers = []
     try:
@@ -194,7 +190,6 @@ def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ processes
 
 
-@alone
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_file_is_the_same_whatever_the_number_of_workers(
     run: Run, dataset: Path, tmp_path: Path, workers: int
@@ -210,14 +205,15 @@ def test_the_file_is_the_same_whatever_the_number_of_workers(
     assert run(dataset, workers=workers).computed == 0
 
 
-@alone
 def test_a_network_gives_the_same_by_workers(make_dataset: Make, tmp_path: Path, tiny_backbone: str) -> None:
     root = make_dataset(each=30)
     options = {"backbone": tiny_backbone, "preprocess": "rescale", "batch_size": 8, "views": featx.Views(3, flip=True)}
     one = extract(root, cache_dir=tmp_path / "one", **options)
     two = extract(root, cache_dir=tmp_path / "two", workers=2, **options)
     assert (two.computed, two.engine) == (180, one.engine) and two.spec == one.spec
-    np.testing.assert_allclose(load_features(two.features).X(), load_features(one.features).X(), rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        load_features(two.features_path).X(), load_features(one.features_path).X(), rtol=2e-3, atol=1e-4
+    )
 
 
 KILLS = """
@@ -243,7 +239,6 @@ share_module.compute = deadly
 """
 
 
-@alone
 @pytest.mark.parametrize("deaths", [1, 2])
 def test_a_killed_workers_blocks_are_done_again(run: Run, dataset: Path, tmp_path: Path, deaths: int) -> None:
     program = tmp_path / "program.py"
@@ -258,7 +253,7 @@ def test_a_killed_workers_blocks_are_done_again(run: Run, dataset: Path, tmp_pat
         "    featx.extraction.workers.compute_as_worker, featx.extraction.census.RACY_NS = work, 0\n"
         "    cache = sys.argv[2] + '/cache'\n"
         "    done = featx.extract(sys.argv[1], cache_dir=cache, backbone='pixels', size=32, workers=2)\n"
-        "    print(json.dumps([done.features, done.computed, done.rows, done.quarantined]))\n"
+        "    print(json.dumps([done.features_path, done.computed, done.rows, done.quarantined]))\n"
     )
     command = [sys.executable, program, dataset, tmp_path, str(deaths)]
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{tmp_path}"}
@@ -278,32 +273,31 @@ def test_it_gives_up_when_workers_only_die(run: Run, dataset: Path, monkeypatch:
         raise WorkersLostError("workers were lost: BrokenPool: killed")
         yield
 
-    monkeypatch.setattr(run_module, "spread", dies)
+    monkeypatch.setattr(computation_module, "spread", dies)
     with pytest.raises(ExtractionError, match="workers were lost"):
         run(dataset, workers=2)
-    assert len(tried) == run_module.LOST_AT_MOST
+    assert len(tried) == computation_module.MOST_LOSSES
 
 
 def test_what_a_worker_says_is_heard_once(
     run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def here(share: Share, _workers: Workers) -> Iterator[Outcome]:
-        for part in divide(share, 4):
+        for part in split_share(share, 4):
             outcome = compute_as_worker(part)
             outcome.notes.append("Keras computes instead of OpenVINO")
             yield outcome
 
-    monkeypatch.setattr(share_module, "_BEGUN", ["begun"])
-    monkeypatch.setattr(run_module, "spread", here)
+    monkeypatch.setattr(share_module.PROCESS, "is_prepared", True)
+    monkeypatch.setattr(computation_module, "spread", here)
     assert run(dataset, workers=2).computed == 600
     assert caplog.text.count("Keras computes instead") == 1
 
 
-@alone
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"strict": True}, DatasetError, "--strict: class[02]/(text|empty).png cannot be read"),
+        ({"strict": True}, DatasetError, "`strict`: class[02]/(text|empty).png cannot be read"),
         ({"backbone": "mobilenetv2", "weights": "none.weights.h5"}, featx.errors.WeightsError, "none.weights.h5"),
     ],
 )
@@ -314,13 +308,12 @@ def test_errors_of_workers_are_the_errors(
         run(dataset, workers=2, **options)
 
 
-@alone
 def test_workers_end_with_the_one_they_work_for(dataset: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys, time, os, featx.extraction.run, featx.extraction.workers\n"
         "def work(share):\n    open(sys.argv[2] + f'/{os.getpid()}.pid', 'w').close()\n"
-        "    from featx.extraction.share import _begin\n    _begin(share)\n    time.sleep(60)\n"
+        "    from featx.extraction.share import PROCESS\n    PROCESS.prepare(share)\n    time.sleep(60)\n"
         "if __name__ == '__main__':\n"
         "    featx.extraction.workers.compute_as_worker = work\n"
         "    featx.extract(sys.argv[1], cache_dir=sys.argv[2] + '/cache', backbone='pixels', size=32, workers=2)\n"
@@ -338,13 +331,6 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came to pass"
-        time.sleep(0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------- clusters
@@ -397,7 +383,6 @@ def _address(scheduler: subprocess.Popen[str]) -> str:
     raise AssertionError("the scheduler did not start")
 
 
-@alone
 def test_two_dask_workers(run: Run, dataset: Path, tmp_path: Path) -> None:
     one = run(dataset, cache_dir=tmp_path / "one")
     with dask_cluster(tmp_path) as (address, workers):
@@ -422,7 +407,6 @@ def patiently(extraction: Callable[[], Extraction]) -> Extraction:
     return extraction()
 
 
-@alone
 def test_a_ray_cluster(run: Run, dataset: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed")

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from benchmarks.suite.grid import HEADS, METHODS, Cell
 from benchmarks.suite.runner import Record, Results
 from featx._internal.files import write_whole
-from featx.classifier.evaluation import wilson_interval
+from featx._internal.intervals import wilson_interval
 
 Interval = tuple[float, float]
 

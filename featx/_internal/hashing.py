@@ -1,4 +1,4 @@
-"""Names made of content: of a file's bytes, and of JSON values."""
+"""Hashes as names of content: of a file's bytes, and of JSON values."""
 
 from __future__ import annotations
 

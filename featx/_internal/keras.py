@@ -16,7 +16,7 @@ from typing import Any
 
 @cache
 def load_keras() -> Any:
-    """Return the ``keras`` module, its backend initialised.
+    """Module ``keras``, its backend initialised.
 
     The backend is Keras's own choice (``KERAS_BACKEND``, else ``~/.keras/keras.json``, else TensorFlow). A GPU's memory
     is taken as needed instead of all at once, so that another program can share the card.
@@ -24,9 +24,8 @@ def load_keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    logging.getLogger("tensorflow").setLevel(
-        logging.ERROR
-    )  # "5 out of the last 5 calls triggered retracing": of 5 models
+    # It warns of "5 out of the last 5 calls" that triggered retracing, which were of five models
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with held_back():
         import keras
 
@@ -35,7 +34,7 @@ def load_keras() -> Any:
 
 
 def backend_asked() -> str:
-    """The backend that Keras will take, told without importing it."""
+    """Name of the backend that Keras will take, without importing Keras."""
     name = os.environ.get("KERAS_BACKEND")
     if not name:
         home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()

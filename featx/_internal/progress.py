@@ -1,4 +1,4 @@
-"""How long work tells what it does: one callable, whatever shows it."""
+"""Progress of long work: one callable, whatever shows it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done, and of how much in all; 0 where that is not known."""
+"""Function called with the stage, how much of it is done, and of how much in all; 0 where that is not known."""
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The classifier: spec of the trunk + head + class names. Fit, evaluate, predict, save, load.
+"""The classifier: spec of the trunk + head + class names. Evaluate, predict, save, load.
 
 A saved classifier is a folder of JSON and arrays. Loading one never runs code from it: there is no pickle, the head is
 built from its name and parameters, the trunk from the recipe, and both are compared with what was recorded.
@@ -6,23 +6,23 @@ built from its name and parameters, the trunk from the recipe, and both are comp
 
 from __future__ import annotations
 
-import functools
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from featx._internal.progress import Progress
+from featx._internal.progress import Progress, silent
 from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
-from featx.errors import CacheError, PictureError, TrainingError
-from featx.extraction import Recipe, as_stored, extract, load_file, run_trunk
+from featx.classifier.record import Fitting
+from featx.errors import CacheError, PictureError, SettingError, TrainingError, require_choice
+from featx.extraction import Recipe, extract, features_of, load_file
 from featx.heads import HEADS, Head
 from featx.pictures import list_files, quiet_pillow
 from featx.rows import probabilities
@@ -36,12 +36,19 @@ logger = logging.getLogger(__name__)
 File = TypeVar("File", str, bytes)  # a picture's path, or its bytes
 
 KINDS: dict[str, type[Head]] = {**HEADS, "tail": TailHead}  # of heads, as a classifier's folder calls them
+SPLITS = ("test", "validation", "train", "unseen")
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's prediction: the most probable class, and ``all_probabilities``, float32 ``(classes,)``."""
+    """Prediction of one picture.
+
+    Attributes:
+        path: the picture, as it was named.
+        label, probability: the most probable class, and its probability.
+        all_probabilities: float32 ``(classes,)``, in the order of ``class_names``.
+    """
 
     path: str
     label: str
@@ -57,11 +64,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Measured:
-    """Labelled rows of a feature file, and how a classifier did on each.
+    """Evaluation of a classifier, row by row.
 
     Attributes:
-        evaluation: how it did on all of them.
-        rows: int64 ``(n,)``, their numbers in the file.
+        evaluation: measures over all rows.
+        rows: int64 ``(n,)``, numbers of the measured rows in the feature file.
         y: int64 ``(n,)``, true classes as numbers of the classifier's ``class_names``.
         probabilities: float32 ``(n, classes)``.
     """
@@ -72,36 +79,81 @@ class Measured:
     probabilities: NDArray[np.float32] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """Whether predicting from pictures gives what was measured on their cached features.
+
+    Attributes:
+        max_abs_difference: the largest difference of a probability; not a number if one is not.
+        ok: whether that is below 1e-3.
+        rows: pictures compared.
+        skipped: ``(path, reason)`` of pictures that are no longer what they were.
+    """
+
+    max_abs_difference: float
+    ok: bool
+    rows: int
+    skipped: list[tuple[str, str]] = field(repr=False)
+
+
 @dataclass
 class Classifier:
-    """A fitted head together with all that is needed to use it on pictures.
+    """Fitted head together with all that is needed to use it on pictures.
 
     Attributes:
         head: the fitted head, whose classes are the numbers of ``class_names``.
-        class_names: the classes.
-        spec: what made the features it was fitted on.
-        recipe: how to build the trunk that makes such features.
-        report: how it was fitted, and how it did.
+        class_names: names of the classes.
+        spec: everything that decided the values of the features it was fitted on.
+        recipe: settings by which the trunk that makes such features is built.
+        fitting: record of how it was fitted, and how it did.
         train_ids, validation_ids: content ids of the rows it was trained on, and of those held out to choose.
         held_out: float32 ``(len(validation_ids), classes)``: probabilities of the held-out rows by a head that had not
             seen them; empty if that is the head itself, because it was not fitted again on all rows.
-        temperature: by which the head's log probabilities are divided; 1 unless it was calibrated.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> classifier = featx.fit(features, "logreg")
+        >>> classifier
+        <Classifier logreg on pixels: 2 classes>
+        >>> classifier.save("models/photos")
+        PosixPath('models/photos')
+        >>> predictions, quarantined = featx.Classifier.load("models/photos").predict(["photos/lying"])
+        >>> len(predictions), quarantined
+        (12, [])
     """
 
     head: Head
     class_names: list[str]
     spec: Spec
     recipe: Recipe
-    report: dict[str, Any]
+    fitting: Fitting
     train_ids: NDArray[Any] = field(repr=False)
     validation_ids: NDArray[Any] = field(repr=False)
     held_out: NDArray[np.float32] = field(repr=False)
-    temperature: float = 1.0
 
-    # ------------------------------------------------------------------------------------------------------- using it
+    @property
+    def temperature(self) -> float:
+        """Divisor of the head's log probabilities; 1 unless it was calibrated."""
+        return self.fitting.temperature
 
-    def predict_proba(self, features: Features, rows: Any = None) -> NDArray[np.float32]:
-        """Probabilities ``(n, classes)`` for rows of a feature file made by this classifier's spec."""
+    def __repr__(self) -> str:
+        return f"<Classifier {self.fitting.head} on {self.spec.get('backbone')}: {len(self.class_names)} classes>"
+
+    def predict_proba(self, features: Features | str | Path, rows: Any = None) -> NDArray[np.float32]:
+        """Probabilities of rows of a feature file.
+
+        Args:
+            features: a feature file made by this classifier's spec, or its path.
+            rows: a slice, row numbers or a mask; all by default.
+
+        Returns:
+            float32 ``(n, classes)``, columns in the order of ``class_names``.
+
+        Raises:
+            SpecMismatchError: features made by another spec.
+        """
+        features = load_features(features)
         require_same_spec(features.spec, self.spec, features.path)
         return with_temperature(probabilities(self.head, features, rows), self.temperature)
 
@@ -112,41 +164,54 @@ class Classifier:
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[list[Prediction], list[tuple[str, str]]]:
-        """Predict pictures, given by file or by folder, from their pixels.
+        """Predict pictures from their pixels.
+
+        Args:
+            paths: files, taken as they are, and folders, searched for pictures.
+            batch_size: pictures per call of the trunk; by default as many as suit the device.
+            progress: called with what is going on, how much is done, and of how much.
 
         Returns:
-            the predictions, in order, and ``(path, reason)`` of the files that cannot be read.
+            predictions in the order of the files, and ``(path, reason)`` of the files that cannot be read.
+
+        Raises:
+            DatasetError: a path that does not exist, or no pictures at all.
         """
         files = [str(path) for path in list_files(paths)]
         failures: dict[str, PictureError] = {}
-        found: dict[str, NDArray[np.float32]] = {}
-        if progress:
-            progress("predicting", 0, len(set(files)))
+        by_file: dict[str, NDArray[np.float32]] = {}
+        progress = progress or silent
+        progress("predicting", 0, len(set(files)))
         for names, stored in self.live_features(files, failures, batch_size):
-            found |= dict(zip(names, self.probabilities(stored), strict=True))
-            if progress:
-                progress("predicting", len(found) + len(failures), len(set(files)))
-        predictions = [self.prediction(name, found[name]) for name in files if name in found]
+            by_file |= dict(zip(names, self.probabilities(stored), strict=True))
+            progress("predicting", len(by_file) + len(failures), len(set(files)))
+        predictions = [self.prediction(name, by_file[name]) for name in files if name in by_file]
         return predictions, [(name, str(failures[name])) for name in files if name in failures]
 
-    def evaluate(self, features: Features, split: str | None = None) -> Evaluation:
-        """Measure on rows of a feature file: by default its test rows, else the labelled rows not trained on.
+    def evaluate(self, features: Features | str | Path | None = None, split: str | None = None) -> Evaluation:
+        """Measure on labelled rows: by default the test rows, else the rows not trained on.
 
         Validation rows are always measured as rows that the head had not seen: if it was fitted again on them too,
         the probabilities from before are used.
 
         Args:
-            features: made by this classifier's spec.
-            split: ``test``, ``validation`` (the rows held out by fit, or marked so), or ``train``.
+            features: a feature file made by this classifier's spec, its path, or a data set (extracted if need be); by
+                default what the classifier was fitted on.
+            split: ``test``, ``validation`` (the rows held out by fit, or marked so), ``train``, or ``unseen``: all
+                labelled rows not trained on.
 
         Raises:
+            SettingError: an unknown split.
             TrainingError: no such rows, or labels that the classifier does not know.
             SpecMismatchError: features made by another spec.
         """
         return self.measured(features, split).evaluation
 
-    def measured(self, features: Features, split: str | None = None) -> Measured:
-        """What :meth:`evaluate` measures, row by row."""
+    def measured(self, features: Features | str | Path | None = None, split: str | None = None) -> Measured:
+        """Evaluation as by :meth:`evaluate`, row by row."""
+        if split is not None:
+            require_choice("split", split, SPLITS)
+        features = self.features_of(features)
         require_same_spec(features.spec, self.spec, features.path)
         split, rows = self._rows_of(features, split)
         y = self._known_labels(features, rows)
@@ -159,11 +224,11 @@ class Classifier:
             seen = int(np.isin(features.ids[rows], self.train_ids).sum())
         if seen and split != "train":
             logger.warning("%d of these %d pictures were trained on: the figures flatter", seen, len(rows))
-        labelled = (features.y >= 0) & (features.views == 0)
+        labelled = (features.y >= 0) & features.pictures
         left_out = int(labelled.sum()) - len(rows) if split == "unseen" else 0
         if left_out:
             logger.warning("%d pictures are left out: the classifier was trained on them", left_out)
-        found = measure(
+        evaluation = measure(
             y,
             predicted,
             self.class_names,
@@ -172,33 +237,43 @@ class Classifier:
             seen_in_training=seen,
             left_out=left_out,
         )
-        return Measured(found, rows, y, predicted)
+        return Measured(evaluation, rows, y, predicted)
 
-    def doctor(self, features: Features, n_rows: int = 32, *, batch_size: int | None = None) -> dict[str, Any]:
-        """Compare probabilities from cached features with those from the pictures' own pixels.
+    def doctor(
+        self, features: Features | str | Path | None = None, n_rows: int = 32, *, batch_size: int | None = None
+    ) -> Diagnosis:
+        """Comparison of the probabilities from cached features with those from the pictures' own pixels.
 
-        Returns:
-            ``max_abs_difference`` of probability, ``ok`` (below 1e-3), ``rows`` compared, ``skipped`` (path, reason).
+        Args:
+            features: as :meth:`evaluate` takes it; its pictures have to be where they were.
+            n_rows: pictures to compare, evenly spaced; at least 1.
+            batch_size: pictures per call of the trunk; by default as many as suit the device.
 
         Raises:
+            SettingError: ``n_rows`` below 1.
             CacheError: none of the pictures is where it was when they were extracted.
         """
         if n_rows < 1:
-            raise TrainingError(f"the doctor needs one row at least, got --rows {n_rows}")
-        pictures = np.flatnonzero(features.views == 0)
+            raise SettingError(f"`n_rows` must be at least 1, got {n_rows}", "n_rows")
+        features = self.features_of(features)
+        pictures = np.flatnonzero(features.pictures)
         rows = pictures[np.linspace(0, len(pictures) - 1, min(n_rows, len(pictures))).round().astype(int)]
         trunk = self.trunk()
         failures: dict[str, PictureError] = {}
         where: dict[str, int] = dict(zip(features.paths[rows].tolist(), rows.tolist(), strict=True))
 
         def load(path: str) -> NDArray[np.uint8]:
-            return load_file(Path(features.root) / path, trunk.size, self.recipe, str(features.ids[where[path]]))
+            path_now = Path(features.root) / path
+            return load_file(path_now, trunk.info.size, self.recipe, str(features.ids[where[path]]))[None]
 
         differences = [0.0]
+        dtype = self.recipe.dtype
         with quiet_pillow(self.recipe.max_pixels):
-            for names, live in run_trunk(list(where), load, trunk, batch_size, failures):
+            for names, _, stored in features_of(
+                list(where), load, trunk, dtype, failures, batch_size=batch_size, quarantine_features=False
+            ):
                 cached = self.predict_proba(features, [where[name] for name in names])
-                fresh = self.probabilities(as_stored(live, self.recipe.dtype)[0])
+                fresh = self.probabilities(stored)
                 differences.append(float(np.abs(cached - fresh).max()))
         if len(failures) == len(where):
             path, reason = next(iter(failures.items()))
@@ -207,30 +282,32 @@ class Classifier:
                 "`featx doctor MODEL DATASET` says where they are"
             )
         worst = float(np.max(differences))  # not a number if any is
-        return {
-            "max_abs_difference": worst,
-            "ok": worst < TOLERANCE,
-            "rows": len(where) - len(failures),
-            "skipped": [(path, str(error)) for path, error in failures.items()],
-        }
+        return Diagnosis(
+            max_abs_difference=worst,
+            ok=worst < TOLERANCE,
+            rows=len(where) - len(failures),
+            skipped=[(path, str(error)) for path, error in failures.items()],
+        )
 
-    def features(
+    def features_of(
         self,
-        source: str | Path | None = None,
+        source: Features | str | Path | None = None,
         *,
         cache_dir: str | Path = "cache",
         progress: Progress | None = None,
     ) -> Features:
-        """Features of a file, of a data set (extracted if need be), or by default what this was fitted on.
+        """Features of a feature file, of a data set (extracted if need be), or by default those it was fitted on.
 
         Raises:
             CacheError: the file is gone. SpecMismatchError: it was made by another spec.
         """
-        source = Path(source or self.report["features"])
+        if isinstance(source, Features):
+            return source
+        source = Path(source or self.fitting.features_path)
         if source.suffix != ".h5":
             self.trunk()  # before hours go by: is it still the one that the classifier knows?
-            made = extract(source, cache_dir=cache_dir, progress=progress, **asdict(self.recipe))
-            source = Path(made.features)
+            made = extract(source, recipe=self.recipe, cache_dir=cache_dir, progress=progress)
+            source = Path(made.features_path)
         features = load_features(source)
         require_same_spec(features.spec, self.spec, source)
         return features
@@ -264,13 +341,15 @@ class Classifier:
             files and their features, ``(n, ...)`` in the dtype of the recipe.
         """
         trunk = trunk or self.trunk()
-        load = functools.partial(load_file, size=trunk.size, recipe=self.recipe)
+        size = trunk.info.size
+
+        def load(file: File) -> NDArray[np.uint8]:
+            return load_file(file, size, self.recipe)[None]
+
+        dtype = self.recipe.dtype
         with quiet_pillow(self.recipe.max_pixels):
-            for names, features in run_trunk(files, load, trunk, batch_size, failures):
-                stored, wrong = as_stored(features, self.recipe.dtype)
-                failures |= {names[row]: PictureError(why) for row, why in wrong.items()}
-                good = [row for row in range(len(names)) if row not in wrong]
-                yield [names[row] for row in good], stored[good]
+            for names, _, stored in features_of(files, load, trunk, dtype, failures, batch_size=batch_size):
+                yield names, stored
 
     def probabilities(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Probabilities ``(n, classes)`` of features as the cache holds them, ``(n, ...)``."""
@@ -282,7 +361,7 @@ class Classifier:
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 
     def _rows_of(self, features: Features, split: str | None) -> tuple[str, NDArray[np.int64]]:
-        labelled = (features.y >= 0) & (features.views == 0)
+        labelled = (features.y >= 0) & features.pictures
         marked = {name: np.flatnonzero(labelled & (features.splits == name)) for name in ("test", "validation")}
         held_out = np.flatnonzero(labelled & np.isin(features.ids, self.validation_ids))
         trained_on = np.isin(features.ids, self.train_ids)
@@ -291,24 +370,22 @@ class Classifier:
             split = "test"
         elif split is None:
             split = "unseen" if np.setdiff1d(unseen, held_out).size else "validation"
-        choices = {
+        rows_by_split = {
             "test": marked["test"],
             "validation": held_out if len(held_out) else marked["validation"],
             "train": np.flatnonzero(labelled & trained_on),
             "unseen": unseen,
         }
-        if split not in choices:
-            raise TrainingError(f"unknown split {split!r}; expected test, validation or train")
-        if not len(choices[split]):
+        if not len(rows_by_split[split]):
             raise TrainingError(self._why_no_rows(features, split))
-        return split, choices[split]
+        return split, rows_by_split[split]
 
     def _why_no_rows(self, features: Features, split: str) -> str:
         if not (features.y >= 0).any():
             return f"{features.path} has no labels to compare with; `featx predict` needs none"
         return (
             f"{features.path.name} has no labelled rows of the {split} split. Evaluate on other pictures "
-            "(`featx evaluate MODEL DATASET`), or try another --split"
+            "(`featx evaluate MODEL DATASET`), or try another `split`"
         )
 
     def _known_labels(self, features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -322,8 +399,6 @@ class Classifier:
                 f"{', '.join(self.class_names[:10])}"
             )
         return np.array([index[name] for name in names], np.int64)
-
-    # --------------------------------------------------------------------------------------------------- keeping it
 
     def save(self, folder: str | Path, done_with: str | Path | None = None) -> Path:
         """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.
@@ -340,19 +415,24 @@ class Classifier:
             "class_names": self.class_names,
             "spec": self.spec,
             "recipe": asdict(self.recipe),
-            "report": self.report,
+            "report": self.fitting.to_json(),
             "temperature": self.temperature,
         }
         arrays = {f"head/{name}": value for name, value in self.head.get_state().items()}
         arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
         arrays |= {"held_out": self.held_out}
-        written = write_folder(Path(folder), about, arrays, getattr(self.head, "history_", None))
+        written = write_folder(Path(folder), about, arrays, self.fitting.history)
         if done_with is not None:
             shutil.rmtree(done_with, ignore_errors=True)
         return written
 
     @classmethod
-    def load(cls, folder: str | Path, weights: str | None = None) -> Classifier:
+    def of(cls, classifier: Classifier | str | Path, weights: str | Path | None = None) -> Classifier:
+        """The classifier itself, or the one in a folder; see :meth:`load`."""
+        return classifier if isinstance(classifier, Classifier) else cls.load(classifier, weights)
+
+    @classmethod
+    def load(cls, folder: str | Path, weights: str | Path | None = None) -> Classifier:
         """Read a classifier that :meth:`save` wrote. No code from the folder is run.
 
         Args:
@@ -362,7 +442,8 @@ class Classifier:
         Raises:
             ModelError: no classifier, an altered one, or a folder with files that could carry code.
         """
-        about, arrays = read_folder(Path(folder))
+        weights = None if weights is None else str(weights)
+        about, arrays, history = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
             head = KINDS[about["head"]["name"]](**about["head"]["params"])
@@ -373,17 +454,22 @@ class Classifier:
                 class_names=about["class_names"],
                 spec=about["spec"],
                 recipe=_moved(about["recipe"], weights),
-                report=about["report"],
+                fitting=_record(about, history),
                 train_ids=arrays["train_ids"].astype(str),
                 validation_ids=arrays["validation_ids"].astype(str),
                 held_out=arrays["held_out"],
-                temperature=float(about.get("temperature", 1.0)),
             )
 
 
 def head_name(head: Head) -> str:
     """What a head is called on the command line and in a classifier's folder."""
     return next((name for name, kind in KINDS.items() if type(head) is kind), type(head).__name__)
+
+
+def _record(about: dict[str, Any], history: dict[str, list[float]]) -> Fitting:
+    """The record of a saved classifier; versions before 0.2 kept the history of some heads beside it only."""
+    record = replace(Fitting.from_json(about["report"]), temperature=float(about.get("temperature", 1.0)))
+    return replace(record, history=record.history or history) if "epochs" in about["head"]["params"] else record
 
 
 def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:

@@ -10,20 +10,24 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
+from featx._internal.intervals import wilson_interval
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+BINS = 15  # of equal width, by which calibration is measured
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a classifier does on labelled rows.
+    """Measures of a classifier on labelled rows.
 
     Attributes:
         accuracy: share of rows predicted right; ``ci95`` its 95 % interval (Wilson 1927).
         log_loss: mean of -log(probability of the true class).
-        calibration_error: by how much the probability of the predicted class is off, on average over 15 equally wide
-            bins of it (Guo et al. 2017); 0 to 1.
-        rows, split: how many and which; ``quarantined`` counts the data set's unreadable pictures.
+        calibration_error: difference between probability and accuracy of the predicted class, on average over 15
+            equally wide bins of the probability (Guo et al. 2017); 0 to 1.
+        rows, split: number of rows, and of which split they are; ``quarantined`` counts unreadable pictures.
         confusion_matrix: rows are true classes, columns predicted ones, in the order of ``class_names``.
         per_class: precision, recall, f1 and support by class name.
         seen_in_training: how many of the rows the measured head was trained on. Anything but 0 flatters.
@@ -76,19 +80,46 @@ def measure(y: NDArray[np.int64], probabilities: NDArray[Any], class_names: list
     )
 
 
-def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share of ``n`` independent trials (Wilson 1927, "Probable inference")."""
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+@dataclass(frozen=True)
+class Bin:
+    """Rows whose predicted class has a probability between ``low`` and ``high``.
+
+    Attributes:
+        low, high: bounds of the probability; ``low`` belongs to the bin, ``high`` does not (but for 1).
+        count: rows, at least 1.
+        confidence: mean probability of the predicted class.
+        accuracy: share of the rows that were predicted right.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
 
 
-def calibration_error(y: NDArray[Any], probabilities: NDArray[Any], bins: int = 15) -> float:
-    """Expected calibration error, 0 to 1 (Guo et al. 2017, "On calibration of modern neural networks")."""
-    confidence, right = probabilities.max(axis=1), np.argmax(probabilities, axis=1) == y
+def calibration_bins(y: NDArray[Any], probabilities: NDArray[Any], bins: int = BINS) -> list[Bin]:
+    """Rows by the probability of their predicted class, in equally wide bins; bins without rows are left out.
+
+    Args:
+        y: int ``(n,)``, true classes.
+        probabilities: float ``(n, classes)``.
+        bins: number of bins between 0 and 1.
+    """
+    confidence = probabilities.max(axis=1)
+    right = np.argmax(probabilities, axis=1) == y
     number = np.minimum((confidence * bins).astype(int), bins - 1)
-    surplus = np.bincount(number, weights=confidence - right, minlength=bins)
-    return float(np.abs(surplus).sum() / len(y))
+    return [
+        Bin(n / bins, (n + 1) / bins, int(of.sum()), float(confidence[of].mean()), float(right[of].mean()))
+        for n in range(bins)
+        if (of := number == n).any()
+    ]
+
+
+def calibration_error(y: NDArray[Any], probabilities: NDArray[Any], bins: int = BINS) -> float:
+    """Expected calibration error, 0 to 1 (Guo et al. 2017, "On calibration of modern neural networks")."""
+    surplus = (of.count * abs(of.confidence - of.accuracy) for of in calibration_bins(y, probabilities, bins))
+    return sum(surplus) / len(y)
 
 
 def fit_temperature(probabilities: NDArray[Any], y: NDArray[Any]) -> float:

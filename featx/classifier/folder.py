@@ -7,6 +7,7 @@ instant.
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._internal.files import history_csv, write_whole
+from featx._internal.files import write_whole
 from featx._internal.hashing import content_id
+from featx._internal.history import history_csv
 from featx.errors import FeatxError, ModelError
 from featx.pictures import LITTER
 
@@ -61,7 +63,7 @@ def write_folder(
             write_whole(folder / HISTORY, history_csv(history))
         else:
             (folder / HISTORY).unlink(missing_ok=True)
-        text = json.dumps({**about, "digest": digest(about)}, indent=1, ensure_ascii=False)
+        text = json.dumps({**about, "digest": about_digest(about)}, indent=1, ensure_ascii=False)
         write_whole(folder / ABOUT, text.encode("utf-8"))
     except OSError as error:
         raise ModelError(f"{folder} cannot be written: {(error.strerror or str(error)).lower()}") from error
@@ -70,8 +72,8 @@ def write_folder(
     return folder
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What :func:`write_folder` wrote, but for the history.
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, list[float]]]:
+    """What :func:`write_folder` wrote: JSON values, arrays, and the history, which no digest covers.
 
     Raises:
         ModelError: no classifier, an altered one, or a folder with files that could carry code.
@@ -83,9 +85,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["schema"] != SCHEMA:
             raise ModelError(f"{folder} has schema {about['schema']}, this featx reads {SCHEMA}; fit again")
-        if about.pop("digest") != digest(about):
+        if about.pop("digest") != about_digest(about):
             raise ModelError(f"{folder / ABOUT} is not the file that was saved; fit again")
-        return about, _read_arrays(folder, about["arrays"])
+        return about, _read_arrays(folder, about["arrays"]), _read_history(folder / HISTORY)
 
 
 @contextlib.contextmanager
@@ -101,7 +103,7 @@ def damage_named(folder: str | Path) -> Iterator[None]:
         raise ModelError(f"{folder} is damaged or was altered ({type(error).__name__}: {error}); fit again") from error
 
 
-def digest(about: dict[str, Any]) -> str:
+def about_digest(about: dict[str, Any]) -> str:
     """BLAKE2b-128 of what ``classifier.json`` says, but for the digest itself."""
     return content_id(json.dumps(about, sort_keys=True).encode())
 
@@ -118,6 +120,17 @@ def _read_arrays(folder: Path, content: str) -> dict[str, NDArray[Any]]:
         return {name: stored[name] for name in stored.files}
 
 
+def _read_history(path: Path) -> dict[str, list[float]]:
+    """The history of a training; empty if there is none, or none that can be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        names = [name for name in (lines[0] if lines else {}) if name != "epoch"]
+        return {name: [float(line[name]) for line in lines] for name in names}
+    except (OSError, ValueError, TypeError, KeyError, csv.Error):  # a file that anybody may have changed or removed
+        return {}
+
+
 def _is_own(path: Path) -> bool:
     return bool(OWN_FILES.fullmatch(path.name) or UNFINISHED.fullmatch(path.name))
 
@@ -132,7 +145,7 @@ def refuse_foreign(folder: Path) -> None:
         if known:
             _refuse_strangers(folder)  # now, since it could not be loaded afterwards
     if not known:
-        raise ModelError(f"{folder} exists and is not a classifier; give another --out")
+        raise ModelError(f"{folder} exists and is not a classifier; give another `out`")
 
 
 def _sweep(folder: Path) -> None:

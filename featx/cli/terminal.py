@@ -1,92 +1,47 @@
-"""What every command shares: --json, --quiet and --debug, progress on stderr, one-line errors, exit codes."""
+"""What is said and where: results on stdout, progress, notes and hints on stderr, errors in one line, exit codes."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import json
 import logging
 import os
+import re
+import shlex
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Any
 
-import typer
-
-from featx.errors import FeatxError
+from featx.errors import FeatxError, SettingError
 
 SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal, progress comes as lines
+OPTIONS: dict[str, str] = {}  # of all commands, by the name of the parameter; filled as they are registered
+QUOTES = "\"'"
 
 
 @dataclass
 class Report:
-    """What a command found: ``fields`` for --json (a list: one object a line), ``text`` for a person.
+    """What a command found.
 
-    ``failed`` makes the exit code 1.
+    Attributes:
+        fields: for --json; a list is one object per line.
+        text: for a person.
+        failed: whether the exit code is 1.
+        next: words of the command that likely comes next, without ``featx``; none if no command would do.
     """
 
     fields: dict[str, Any] | list[dict[str, Any]]
     text: str
     failed: bool = False
+    next: Sequence[str | Path] = ()
 
 
-Command = Callable[..., "Report"]
-
-
-def command(app: typer.Typer, example: str, options: Callable[..., Any] | None = None) -> Callable[[Command], Command]:
-    """Register a function that returns a :class:`Report` as a command.
-
-    Args:
-        app: where.
-        example: shown at the end of its help.
-        options: a function whose parameters become options too, and whose result the command gets as ``settings``.
-    """
-
-    def register(function: Command) -> Command:
-        own = _parameters(function)
-        more = _parameters(options) if options else []
-        shared = _parameters(_shared_options)
-
-        @functools.wraps(function)
-        def run(**given: Any) -> None:
-            flags = {p.name: given.pop(p.name) for p in shared}
-            settings = {p.name: given.pop(p.name) for p in more}
-
-            def work() -> Report:
-                return function(**given, settings=options(**settings)) if options else function(**given)
-
-            raise typer.Exit(_run(work, **flags))
-
-        parameters = [p for p in own if p.name != "settings"] + more + shared
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(epilog=f"Example: {example}")(run)
-        return function
-
-    return register
-
-
-def _shared_options(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="The whole traceback of an error.")] = False,
-) -> None: ...
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(function, include_extras=True)
-    return [
-        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for p in inspect.signature(function).parameters.values()
-    ]
-
-
-def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool) -> int:
+def run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool) -> int:
     """Run a command and turn whatever comes of it into output and an exit code."""
     _TERMINAL.begin(quiet, as_json)
     try:
@@ -98,7 +53,8 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     except KeyboardInterrupt as interrupt:
         return _fail("interrupted", str(interrupt) or "nothing was left half-written", 130, as_json, debug)
     except FeatxError as error:
-        return _fail("error", str(error), 1, as_json, debug)
+        setting = error.setting if isinstance(error, SettingError) else ""
+        return _fail("error", in_options(str(error), setting), 1, as_json, debug)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail("error", where + (error.strerror or str(error)).lower(), 1, as_json, debug)
@@ -108,9 +64,41 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     except Exception as error:  # a bug: said in one line too, with the way to its traceback
         hint = "" if debug else "; --debug shows where"
         return _fail("unexpected error", f"{type(error).__name__}: {error}{hint}", 1, as_json, debug)
-    code = 1 if report.failed else 0
-    text = _as_json(report.fields) if as_json else _shown(report.text)
-    return code if print_out(text) else 1
+    return _finish(report, as_json)
+
+
+def _finish(report: Report, as_json: bool) -> int:
+    """Say what a command found, and what one might do next."""
+    if not print_out(_as_json(report.fields) if as_json else _shown(report.text)):
+        return 1
+    command = shlex.join(["featx", *map(_word, report.next)])
+    if report.next and not as_json and command.isprintable():  # another could be neither shown nor copied as it is
+        note(f"next: {command}")
+    return 1 if report.failed else 0
+
+
+def _word(word: str | Path) -> str:
+    """A word of a command line; a path that begins as an option does is no option."""
+    return f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+
+
+def in_options(message: str, setting: str = "") -> str:
+    """A message of the library, with options for the parameters that it names: ``--views 5`` for ```views=5```.
+
+    Args:
+        message: with parameters in backticks.
+        setting: a parameter that the message may have without them.
+    """
+    if setting in OPTIONS and f"`{setting}" not in message:  # but not within quotes, a path or another word
+        message = re.sub(rf"""(?<![\w'"./-]){setting}(?![\w'"/-]|\.\w)""", f"`{setting}`", message)
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", _in_option, message)
+
+
+def _in_option(found: re.Match[str]) -> str:
+    name, value = found.groups()
+    if name not in OPTIONS or value == "False":
+        return found[0]
+    return OPTIONS[name] if value in (None, "True") else f"{OPTIONS[name]} {value.strip(QUOTES)}"
 
 
 def _as_json(fields: dict[str, Any] | list[dict[str, Any]]) -> str:
@@ -180,6 +168,11 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else escaped(str(value))
 
 
+def by_shape(shape: Sequence[int | None]) -> str:
+    """A shape as it is read aloud: ``14 x 14 x 512``, with a question mark for what may be anything."""
+    return " x ".join("?" if n is None else str(n) for n in shape)
+
+
 def progress(stage: str, done: int, total: int) -> None:
     """Show on stderr what is going on: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
     _TERMINAL.progress(stage, done, total)
@@ -227,7 +220,7 @@ class _Terminal(logging.Handler):
         logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.note(("warning: " if record.levelno >= logging.WARNING else "") + record.getMessage())
+        self.note(("warning: " if record.levelno >= logging.WARNING else "") + in_options(record.getMessage()))
 
     def note(self, message: str) -> None:
         if not self._quiet:

@@ -17,8 +17,8 @@ from featx._internal.parallel import in_threads
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features, require_same_spec
 from featx.classifier import Classifier
-from featx.errors import CacheError, ModelError, PictureError, SpecMismatchError, TrainingError
-from featx.explanation.maps import activation_maps, colour_bar, overlay
+from featx.errors import CacheError, PictureError, SettingError, SpecMismatchError, require_choice
+from featx.explanation.maps import METHODS, activation_maps, colour_bar, overlay
 from featx.pictures import decode, list_files, quiet_pillow, read_file
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _Asked:
 
 
 def explain(
-    classifier: Classifier,
+    classifier: Classifier | str | Path,
     paths: Iterable[str | Path],
     *,
     method: str | None = None,
@@ -73,7 +73,7 @@ def explain(
     """Write a PNG for each picture: the map of a class over it, with a colour bar, labels and probabilities.
 
     Args:
-        classifier: with a head that has a gradient.
+        classifier: a classifier, or the folder of a saved one, with a head that has a gradient.
         paths: pictures, folders of them, or a feature file, whose pictures are then looked for where they were.
         method: ``cam`` (linear heads) or ``gradcam``; by default ``cam`` where it can be had.
         class_name: the class to explain; by default the predicted one of each picture.
@@ -84,11 +84,14 @@ def explain(
         explanations in the order of the pictures, and ``(path, reason)`` of those that cannot be read.
 
     Raises:
-        TrainingError: no such class; a head or features of which there is no map.
+        SettingError: no such class or method.
+        TrainingError: a head or features of which there is no map.
     """
-    if class_name is not None and class_name not in classifier.class_names:
-        names = ", ".join(classifier.class_names[:20])
-        raise TrainingError(f"the classifier knows no class {class_name!r}; it knows {names}")
+    classifier = Classifier.of(classifier)
+    if method is not None:
+        require_choice("method", method, METHODS)
+    if class_name is not None:
+        require_choice("class_name", class_name, classifier.class_names)
     features, asked, bad = _asked(classifier, [Path(path) for path in paths])
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,10 +123,10 @@ def _asked(classifier: Classifier, paths: list[Path]) -> tuple[Features | None, 
     """The feature file to look into, the pictures, and those that cannot be read."""
     if any(path.suffix == ".h5" for path in paths):
         if len(paths) > 1:
-            raise ModelError("one feature file, or pictures and folders; not both")
+            raise SettingError("`paths` takes one feature file, or pictures and folders; not both", "paths")
         features = load_features(paths[0])
         require_same_spec(features.spec, classifier.spec, paths[0])
-        rows = np.flatnonzero(features.views == 0).tolist()
+        rows = np.flatnonzero(features.pictures).tolist()
         return features, [_Asked(str(Path(features.root) / features.paths[row]), row) for row in rows], []
     fitted_on = _features_fitted_on(classifier)
     ids = [] if fitted_on is None else fitted_on.ids.tolist()
@@ -142,9 +145,9 @@ def _asked(classifier: Classifier, paths: list[Path]) -> tuple[Features | None, 
 def _features_fitted_on(classifier: Classifier) -> Features | None:
     """The feature file that the classifier was fitted on, if it is still what it was."""
     try:
-        features = load_features(classifier.report["features"])
+        features = load_features(classifier.fitting.features_path)
         require_same_spec(features.spec, classifier.spec, features.path)
-    except (KeyError, CacheError, SpecMismatchError):
+    except (CacheError, SpecMismatchError):
         return None
     return features
 

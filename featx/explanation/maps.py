@@ -8,10 +8,11 @@ channels weighted by the mean of the score's gradient, what speaks against the c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from featx._internal.choices import Method
 from featx.errors import SettingError, require_choice
 from featx.heads import Head
 from featx.pictures import square_on
@@ -19,7 +20,7 @@ from featx.pictures import square_on
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-METHODS = ("cam", "gradcam")
+METHODS: tuple[str, ...] = get_args(Method)
 BLOCK_BYTES = 4 * 2**20  # of gradients that are held at once
 FOR, AGAINST = (214, 39, 40), (31, 119, 180)  # red and blue
 STRENGTH = 0.75  # how much of the picture the strongest evidence covers
@@ -44,7 +45,7 @@ def activation_maps(
         SettingError: an unknown method, or ``cam`` of a head that is not linear.
         TrainingError: features without places, or a head without a gradient.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.explanation import activation_maps
         >>> from featx.heads import LogisticHead

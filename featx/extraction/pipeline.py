@@ -1,7 +1,7 @@
 """From files to features, at the speed of the network: what can be done ahead of it is done by threads meanwhile.
 
 Pictures are read, decoded and resized by a pool of threads, put together in batches of one size, and given to the trunk
-by a thread of its own (two where a device works beside the processor), while whoever asked stores what came before. All
+by a thread of its own (two where a device works beside the processor), while the caller stores the batch before. All
 queues are bounded, so memory does not grow with the number of pictures.
 """
 
@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from featx._internal.hashing import content_id
 from featx._internal.parallel import cores, in_threads
 from featx.backbones import Trunk
-from featx.errors import FileReadError, PictureError
+from featx.errors import ExtractionError, FileReadError, PictureError
 from featx.extraction.recipe import Recipe
 from featx.pictures import decode, read_file, resize
 
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job", bound=Hashable)
-Result = TypeVar("Result")
 
 DRAFT_SIDES = 2  # a draft has at least twice the side wanted, so that resizing it still averages pixels
 STAGES = ("read", "decode", "resize", "trunk", "write")
 
 
 class Stopwatch:
-    """Seconds spent in each stage, by all threads together."""
+    """Seconds spent in each stage, by all threads together.
+
+    Attributes:
+        seconds: by stage.
+    """
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -59,63 +62,86 @@ class Stopwatch:
                 self.seconds[stage] += more
 
 
-def run_trunk(
+class Batch(NamedTuple, Generic[Job]):
+    """Features of a batch of images, a row per image.
+
+    Attributes:
+        jobs: job of each row.
+        numbers: number of each row's image among those of its job, from 0.
+        features: ``(n, ...)``.
+    """
+
+    jobs: list[Job]
+    numbers: list[int]
+    features: NDArray[Any]
+
+
+def features_of(
     jobs: Iterable[Job],
     load: Callable[[Job], NDArray[np.uint8]],
     trunk: Trunk,
-    batch_size: int | None,
+    dtype: str,
     failures: dict[Job, PictureError],
-) -> Iterator[tuple[list[Job], NDArray[np.float32]]]:
-    """Load pictures in threads, ahead of the trunk, and compute their features in batches of one size.
+    *,
+    batch_size: int | None = None,
+    images_per_job: int = 1,
+    quarantine_features: bool = True,
+    threads: int | None = None,
+    watch: Stopwatch | None = None,
+) -> Iterator[Batch[Job]]:
+    """Features of pictures through a trunk, as the feature file holds them, in batches, each picture decoded once.
 
     Args:
         jobs: what the pictures are known by.
-        load: gives ``uint8 (size, size, 3)`` or raises :class:`PictureError`.
-        trunk: see :func:`featx.backbones.build_trunk`.
-        batch_size: pictures a call, by default as many as suit the device; the last call is filled up with black, so
+        load: function of a job that gives its images, ``uint8 (images, size, size, 3)``, or raises
+            :class:`PictureError`. It is called by threads, ahead of the trunk.
+        trunk: what computes.
+        dtype: ``float16``, ``float32`` or ``uint8``, as which features are stored.
+        failures: gets the error of every picture that cannot be loaded, or has no features that can be stored.
+        batch_size: images per call, by default as many as suit the device; the last call is filled up with black, so
             that nothing is compiled anew.
-        failures: gets the error of every picture that could not be loaded.
+        images_per_job: images that a job gives at most: of so many fewer jobs the images wait in memory.
+        quarantine_features: whether pictures whose features cannot be stored go to the failures; else that is an error.
+        threads: threads that load; by default as many as there are cores.
+        watch: gets the seconds of the trunk and of storing.
 
-    Yields:
-        the jobs of a batch and their features, ``float32 (n, *trunk.feature_shape)``.
+    Raises:
+        ExtractionError: features that cannot be stored, if those are not quarantined.
     """
-    for keys, features in run_trunk_on_views(jobs, lambda job: load(job)[None], trunk, batch_size, failures):
-        yield [job for job, _ in keys], features
+    watch = watch or Stopwatch()
+    for batch in _computed(jobs, load, trunk, batch_size, failures, images_per_job, threads or cores(), watch):
+        with watch("write"):
+            stored, unstorable = as_stored(batch.features, dtype)
+        for row, reason in unstorable.items():
+            if not quarantine_features:
+                raise ExtractionError(f"{batch.jobs[row]}: {reason}")
+            failures[batch.jobs[row]] = PictureError(reason)
+        rows = [row for row in range(len(stored)) if row not in unstorable]
+        jobs_of_rows = [batch.jobs[row] for row in rows]
+        numbers = [batch.numbers[row] for row in rows]
+        yield Batch(jobs_of_rows, numbers, stored[rows] if unstorable else stored)
 
 
-def run_trunk_on_views(
+def _computed(
     jobs: Iterable[Job],
     load: Callable[[Job], NDArray[np.uint8]],
     trunk: Trunk,
     batch_size: int | None,
     failures: dict[Job, PictureError],
-    views: int = 1,
-    *,
-    threads: int | None = None,
-    watch: Stopwatch | None = None,
-) -> Iterator[tuple[list[tuple[Job, int]], NDArray[np.float32]]]:
-    """Like :func:`run_trunk`, where a job gives several images at once, so that a picture is decoded but once.
-
-    Args:
-        load: gives ``uint8 (images, size, size, 3)`` or raises :class:`PictureError`.
-        views: how many images a job gives at most: of so many fewer jobs the images wait in memory.
-        threads: that load; by default as many as there are cores.
-        watch: gets the trunk's seconds.
-
-    Yields:
-        the job and the number of the image in it for each row of a batch, and the features.
-    """
-    size = batch_size or trunk.batch_size
-    threads = threads or cores()
-    watch = watch or Stopwatch()
-    compute = _Patient(trunk, watch)
-    loaded = in_threads(jobs, load, max(2 * threads, -(-size // views)), threads)
-    batches = _batches(loaded, trunk.size, size, failures)
-    lanes = getattr(trunk, "lanes", 1)
-    for (keys, _), features in in_threads(batches, lambda batch: compute(batch[1]), lanes + 1, lanes):
+    images_per_job: int,
+    threads: int,
+    watch: Stopwatch,
+) -> Iterator[Batch[Job]]:
+    """Features as the trunk gives them, float32."""
+    info = trunk.info
+    batch_size = batch_size or info.batch_size
+    ahead = max(2 * threads, -(-batch_size // images_per_job))
+    batches = _batches(in_threads(jobs, load, ahead, threads), info.size, batch_size, failures)
+    compute = _Backoff(trunk, watch)
+    for (keys, _), features in in_threads(batches, lambda batch: compute(batch[1]), info.lanes + 1, info.lanes):
         if isinstance(features, PictureError):  # which no trunk raises
             raise features
-        yield keys, features[: len(keys)]
+        yield Batch([job for job, _ in keys], [number for _, number in keys], features[: len(keys)])
 
 
 def _batches(
@@ -136,57 +162,69 @@ def _batches(
             keys.append((job, number))
             if len(keys) == batch_size:
                 yield keys, batch
-                keys, batch = [], np.zeros_like(batch)
+                keys = []
+                batch = np.zeros_like(batch)
     if keys:
         yield keys, batch
 
 
-class _Patient:
-    """A trunk that is given smaller batches when its device runs out of memory."""
+class _Backoff:
+    """A trunk that is given smaller batches once its device has run out of memory."""
 
     def __init__(self, trunk: Trunk, watch: Stopwatch) -> None:
-        self.trunk, self.watch, self.most = trunk, watch, 0
+        self._trunk = trunk
+        self._watch = watch
+        self._batch_size = 0  # that of the first batch, until memory runs out
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.most = self.most or len(images)
+        self._batch_size = self._batch_size or len(images)
         while True:
             try:
-                with self.watch("trunk"):
-                    return self._in_parts(images, self.most)
+                with self._watch("trunk"):
+                    return self._in_parts(images, self._batch_size)
             except Exception as error:
-                if not _lacks_memory(error) or self.most == 1:
+                if not _is_out_of_memory(error) or self._batch_size == 1:
                     raise
-                self.most = -(-self.most // 2)
-                logger.warning("the device has not memory enough for the batch; going on with %d at a time", self.most)
+                self._batch_size = -(-self._batch_size // 2)
+                logger.warning(
+                    "the device has not memory enough for the batch; going on with %d at a time", self._batch_size
+                )
 
-    def _in_parts(self, images: NDArray[np.uint8], most: int) -> NDArray[np.float32]:
-        if most >= len(images):
-            return self.trunk(images)
-        whole = np.zeros((-(-len(images) // most) * most, *images.shape[1:]), np.uint8)
-        whole[: len(images)] = images
-        parts = [self.trunk(whole[start : start + most]) for start in range(0, len(whole), most)]
+    def _in_parts(self, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+        if batch_size >= len(images):
+            return self._trunk(images)
+        padded = np.zeros((-(-len(images) // batch_size) * batch_size, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        parts = [self._trunk(padded[start : start + batch_size]) for start in range(0, len(padded), batch_size)]
         return np.concatenate(parts)[: len(images)]
 
 
-def _lacks_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether a network library says that its device is full; each has another class for it."""
-    said = f"{type(error).__name__} {error}".lower()
-    return any(word in said for word in ("resource_exhausted", "resourceexhausted", "out of memory", "outofmemory"))
+    text = f"{type(error).__name__} {error}".lower()
+    return any(word in text for word in ("resource_exhausted", "resourceexhausted", "out of memory", "outofmemory"))
 
 
 def load_file(
-    path: str | Path | bytes, size: int, recipe: Recipe, content: str | None = None, watch: Stopwatch | None = None
+    file: str | Path | bytes, size: int, recipe: Recipe, expected_id: str | None = None, watch: Stopwatch | None = None
 ) -> NDArray[np.uint8]:
-    """Read, decode and resize one file, or what would be in it, by a recipe to ``uint8 (size, size, 3)`` RGB.
+    """Read, decode and resize one picture by a recipe to ``uint8 (size, size, 3)`` RGB.
+
+    Args:
+        file: path of it, or the bytes of a file.
+        size: side in pixels.
+        recipe: how to decode and resize.
+        expected_id: content id that the file had when it was listed.
+        watch: gets the seconds of each stage.
 
     Raises:
-        FileReadError: it cannot be read, or its content id is no longer ``content``.
+        FileReadError: it cannot be read, or has another content id by now.
         PictureError: it cannot be decoded.
     """
     watch = watch or Stopwatch()
     with watch("read"):
-        data = path if isinstance(path, bytes) else read_file(path)
-        if content is not None and content_id(data) != content:
+        data = file if isinstance(file, bytes) else read_file(file)
+        if expected_id is not None and content_id(data) != expected_id:
             raise FileReadError("was changed since featx last looked; extract again")
     with watch("decode"):
         image = decode(data, recipe.max_pixels, DRAFT_SIDES * size if recipe.draft else None)
@@ -195,7 +233,7 @@ def load_file(
 
 
 def as_stored(features: NDArray[np.float32], dtype: str) -> tuple[NDArray[Any], dict[int, str]]:
-    """Features in the dtype of the file, and what is wrong with those that are then not finite, by row.
+    """Features in the dtype of the file, and the reasons, by row, why some are not finite numbers in it.
 
     Live features are rounded by it too, so that a head sees what it was trained on.
     """
@@ -215,5 +253,5 @@ def as_stored(features: NDArray[np.float32], dtype: str) -> tuple[NDArray[Any], 
 def _why_not_finite(features: NDArray[np.float32], dtype: str) -> str:
     if not np.isfinite(features).all():
         return "the trunk gave values that are not numbers; are its weights sound?"
-    top = float(np.abs(features).max())
-    return f"a feature of {top:.3g} is out of {dtype}'s range; extract with --dtype float32"
+    largest = float(np.abs(features).max())
+    return f'a feature of {largest:.3g} is out of {dtype}\'s range; extract with `dtype="float32"`'

@@ -3,39 +3,68 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import PIL
 
+from featx._internal.choices import Dtype, Engine, Pooling, Precision, Preprocessing, Resize
 from featx._internal.hashing import content_id
+from featx._internal.memory import released_by_clear_memory
 from featx.backbones import (
     ENGINES,
     PIXELS,
     POOLINGS,
     PRECISIONS,
+    PREPROCESSINGS,
     Trunk,
     build_trunk,
     canonical_name,
     fastest_engine,
     is_model_file,
+    require_weights,
     resolve_size,
     with_openvino,
 )
-from featx.errors import BackboneError, WeightsError
+from featx.errors import SettingError, WeightsError, require_choice, require_whole, unknown_setting
 from featx.pictures import DECODER, DRAFT_DECODER, MAX_PIXELS, RESIZES
+
+
+class NetworkFields(TypedDict, total=False):
+    """Fields of a :class:`Recipe` but for its seed, for functions that have a seed of their own."""
+
+    backbone: str
+    weights: str
+    layer: str | None
+    pooling: Pooling
+    size: int | None
+    resize: Resize
+    preprocess: Preprocessing
+    dtype: Dtype
+    max_pixels: int
+    precision: Precision
+    engine: Engine
+    draft: bool
+
+
+class RecipeFields(NetworkFields, total=False):
+    """Fields of a :class:`Recipe`, as keyword arguments of the functions that compute features."""
+
+    random_state: int
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to compute. What that turns out to be, with everything resolved, is the spec.
+    """What to compute from a picture, as asked for. The spec is what that turns out to be, with everything resolved.
 
     Attributes:
-        backbone: a name of the table (``vgg16``, ``mobilenetv2-0.35``), the path of a ``.keras`` file, or ``pixels``:
-            no network, the decoded pictures themselves.
+        backbone: a name of ``BACKBONES`` (``vgg16``, ``mobilenetv2-0.35``), the path of a ``.keras`` file, or
+            ``pixels``: no network, the decoded pictures themselves.
         weights: ``imagenet``, ``random``, or a ``.weights.h5``, ``.h5`` or ``.keras`` file.
         layer: where the backbone is cut; by default at its last convolutional output.
         pooling: ``none``, ``avg`` or ``max`` over the map.
@@ -51,6 +80,19 @@ class Recipe:
             then ``auto`` is resolved here, and whoever uses the features computes with the same engine.
         draft: let large JPEG files be decoded at a half, a quarter or an eighth of their size, if that is still at
             least twice the size wanted. Several times faster, and slightly other pixels.
+
+    Raises:
+        SettingError: a value out of its range, or settings that do not go together.
+        BackboneError: no such backbone.
+
+    Example:
+        >>> import featx
+        >>> recipe = featx.Recipe("MobileNet-V2", weights="random", size=96, pooling="avg")
+        >>> recipe.backbone
+        'mobilenetv2'
+        >>> featx.Recipe(pooling="mean")
+        Traceback (most recent call last):
+        featx.errors.SettingError: unknown `pooling` 'mean'; expected one of none, avg, max
     """
 
     backbone: str = "vgg16"
@@ -70,15 +112,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.backbone == PIXELS:
             if (self.layer or PIXELS, self.pooling, self.preprocess) != (PIXELS, "none", "auto"):
-                raise BackboneError("pixels are cached as they are: --layer, --pooling and --preprocess do not apply")
+                raise SettingError("pixels are cached as they are: `layer`, `pooling` and `preprocess` do not apply")
             object.__setattr__(self, "dtype", "uint8")
-        dtypes = ("float16", "float32") if self.backbone != PIXELS else ("uint8",)
-        choices = {"pooling": POOLINGS, "resize": RESIZES, "dtype": dtypes, "precision": PRECISIONS, "engine": ENGINES}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise BackboneError(f"unknown {name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
-        if self.max_pixels < 1:
-            raise BackboneError(f"--max-pixels must be at least 1, got {self.max_pixels}")
+        self._require_choices()
+        require_whole("max_pixels", self.max_pixels, 1)
+        require_whole("random_state", self.random_state, 0)
         object.__setattr__(self, "backbone", canonical_name(self.backbone))
         for name, file in self.files.items():  # so that a recipe means the same from any working directory
             object.__setattr__(self, name, os.path.abspath(file))
@@ -88,44 +126,71 @@ class Recipe:
             object.__setattr__(self, "engine", fastest_engine(self.precision))
         resolve_size(self.backbone, self.size)
 
+    def _require_choices(self) -> None:
+        require_choice("pooling", self.pooling, POOLINGS)
+        require_choice("resize", self.resize, RESIZES)
+        require_choice("preprocess", self.preprocess, ("auto", *PREPROCESSINGS))
+        require_choice("dtype", self.dtype, ("uint8",) if self.backbone == PIXELS else ("float16", "float32"))
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("engine", self.engine, ENGINES)
+        require_weights(self.weights)
+
+    @classmethod
+    def of(cls, recipe: Recipe | None, fields: Mapping[str, Any], front: Callable[..., Any]) -> Recipe:
+        """The recipe that a function was given: whole, by fields, or whole with fields that replace its own.
+
+        Args:
+            recipe: the one given whole, if any.
+            fields: keyword arguments, as :class:`RecipeFields` names them.
+            front: the function. Of a misspelt keyword the nearest name of its arguments is offered.
+
+        Raises:
+            SettingError: no such field, or a value that does not do.
+        """
+        known = set(RecipeFields.__annotations__)
+        for name in fields:
+            if name not in known:
+                arguments = {p.name for p in inspect.signature(front).parameters.values() if p.kind != p.VAR_KEYWORD}
+                raise unknown_setting(name, known | arguments, front.__name__)
+        if not isinstance(recipe, Recipe | None):
+            raise SettingError(f"`recipe` must be a featx.Recipe, got {recipe!r}", "recipe")
+        return cls(**fields) if recipe is None else replace(recipe, **fields)
+
     def trunk(self) -> Trunk:
-        """The trunk, built or as built before in this process: by Keras if in float32, else by the recipe's engine."""
-        return _build(self._of_the_trunk(), self._fingerprint())
+        """The trunk, built or as built before in this process: by Keras if in float32, else by the recipe's engine.
 
-    def in_any_engine(self) -> Recipe:
-        """The same, but for an engine that does not matter to whoever uses the features."""
-        return replace(self, engine="auto") if self.precision == "float32" else self
-
-    def in_float32(self) -> Recipe:
-        """The same in full precision."""
-        return replace(self, precision="float32", engine="auto")
+        Raises:
+            BackboneError: no such layer, or an engine that is not installed. WeightsError: weights that cannot be had.
+        """
+        return _build(self._trunk_settings(), self._origins())
 
     def trunk_key(self) -> list[str]:
-        """What a trunk depends on, to be known without building it: settings, files, Keras and its backend."""
-        return [repr(self._of_the_trunk()), *self._fingerprint(), os.environ.get("KERAS_BACKEND", "")]
+        """All that a trunk depends on, known without building it: settings, files, Keras and its backend."""
+        return [repr(self._trunk_settings()), *self._origins(), os.environ.get("KERAS_BACKEND", "")]
 
     def spec(self, trunk: Trunk) -> dict[str, Any]:
         """Everything that decides a feature's value."""
+        info = trunk.info
         return {
-            "backbone": trunk.backbone,
-            "weights": trunk.weights,
-            "layer": trunk.layer,
-            "pooling": trunk.pooling,
-            "size": trunk.size,
-            "preprocess": trunk.preprocess,
+            "backbone": info.backbone,
+            "weights": info.weights,
+            "layer": info.layer,
+            "pooling": info.pooling,
+            "size": info.size,
+            "preprocess": info.preprocess,
             "precision": self.precision,
             **({} if self.precision == "float32" else {"engine": self.engine}),
-            **self.own_spec,
+            **self.pictures_spec,
         }
 
     @property
-    def own_spec(self) -> dict[str, str]:
+    def pictures_spec(self) -> dict[str, str]:
         """The part of the spec that does not depend on the trunk."""
         return {"resize": self.resize, "decoder": self._decoder, "dtype": self.dtype}
 
     @property
     def decoded_by(self) -> str:
-        """What decides whether a picture can be read."""
+        """Everything that decides whether a picture can be read."""
         return f"{self._decoder}, pillow {PIL.__version__}, max_pixels {self.max_pixels}"
 
     @property
@@ -135,28 +200,37 @@ class Recipe:
         named += ["backbone"] if is_model_file(self.backbone) else []
         return {name: getattr(self, name) for name in named}
 
+    def without_engine(self) -> Recipe:
+        """The same recipe, its engine left open if it is of no matter to whoever uses the features."""
+        return replace(self, engine="auto") if self.precision == "float32" else self
+
+    def in_float32(self) -> Recipe:
+        """The same recipe in full precision."""
+        return replace(self, precision="float32", engine="auto")
+
     @property
     def _decoder(self) -> str:
         return DRAFT_DECODER if self.draft else DECODER
 
-    def _of_the_trunk(self) -> Recipe:
+    def _trunk_settings(self) -> Recipe:
+        """The recipe, all that does not concern the trunk as by default."""
         plain = replace(self, resize="stretch", dtype="float16", max_pixels=MAX_PIXELS, draft=False)
-        return plain.in_any_engine()
+        return plain.without_engine()
 
-    def _fingerprint(self) -> tuple[str, ...]:
-        """The Keras that builds the trunk, and the content of the files it is built from."""
+    def _origins(self) -> tuple[str, ...]:
+        """Version of the Keras that builds the trunk, and content ids of the files it is built from."""
         try:
             return version("keras"), *(content_id(Path(file).read_bytes()) for file in self.files.values())
         except OSError as error:
-            why = (error.strerror or "").lower()
+            reason = (error.strerror or "").lower()
             raise WeightsError(
-                f"{error.filename} cannot be read: {why}. If the weights (or your own .keras file) have moved, "
-                "--weights FILE says where they are"
+                f"{error.filename} cannot be read: {reason}. If the weights (or your own .keras file) have moved, "
+                "`weights=FILE` says where they are"
             ) from None
 
 
 @functools.lru_cache(maxsize=2)  # the second is the one in float32 that one in less precision is compared with
-def _build(recipe: Recipe, _fingerprint: tuple[str, ...]) -> Trunk:
+def _build(recipe: Recipe, _origins: tuple[str, ...]) -> Trunk:
     if recipe.engine == "openvino":
         return with_openvino(recipe.in_float32().trunk(), precision=recipe.precision)
     return build_trunk(
@@ -169,3 +243,6 @@ def _build(recipe: Recipe, _fingerprint: tuple[str, ...]) -> Trunk:
         precision=recipe.precision,
         random_state=recipe.random_state,
     )
+
+
+released_by_clear_memory(_build.cache_clear)

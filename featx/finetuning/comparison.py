@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from scipy.stats import norm
-from sklearn.metrics import log_loss
 
+from featx._internal.intervals import normal_interval, within_shares
 from featx._internal.progress import Progress, silent
+from featx._internal.text import percent
 from featx.backbones import divide
 from featx.cache import load_features
 from featx.classifier import Classifier, fit
-from featx.errors import TrainingError
-from featx.extraction import Recipe, extract
+from featx.errors import SettingError, require_choice
+from featx.extraction import NetworkFields, Recipe, extract
 from featx.finetuning.finetune import finetune
 from featx.heads import HEADS
 from featx.rows import training_split
 from featx.tail import TailHead
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 EPOCHS = 10  # of fine-tuning
 TAIL, END_TO_END = "tail", "end to end"
@@ -82,6 +82,7 @@ class Comparison:
 def compare(
     dataset: str | Path,
     *,
+    recipe: Recipe | None = None,
     heads: Sequence[str] = tuple(HEADS),
     unfreeze: str = "auto",
     end_to_end: bool = False,
@@ -91,7 +92,7 @@ def compare(
     random_state: int = 0,
     cache_dir: str | Path = "cache",
     progress: Progress | None = None,
-    **recipe: Any,
+    **fields: Unpack[NetworkFields],
 ) -> Comparison:
     """Train heads on frozen features, and fine-tune from the cache, on the same rows; measure on the same others.
 
@@ -101,6 +102,7 @@ def compare(
 
     Args:
         dataset: as :func:`featx.extract` takes it.
+        recipe: network and pictures, whole.
         heads: names of heads.
         unfreeze: see :func:`featx.finetune`.
         end_to_end: also train the whole network; else its time is foretold only.
@@ -110,17 +112,23 @@ def compare(
         random_state: seed of draws and trainings.
         cache_dir: the cache folder.
         progress: called with what is going on, how much is done, and of how much.
-        **recipe: fields of :class:`featx.Recipe`.
+        **fields: fields of :class:`featx.Recipe`, which replace the recipe's own.
 
     Raises:
         TrainingError: no rows to measure on, or settings that do not fit.
     """
-    if repeats < 2 or not heads or validation <= 0:
-        raise TrainingError("a comparison needs two repeats or more, a head at least, and validation rows")
-    asked = Recipe(**{"random_state": random_state, **recipe})
+    if repeats < 2:
+        raise SettingError(f"`repeats` must be at least 2, got {repeats}", "repeats")
+    if not heads:
+        raise SettingError("`heads` must name one head at least", "heads")
+    for name in heads:
+        require_choice("heads", name, HEADS)
+    if not 0 < validation < 1:
+        raise SettingError(f"`validation` must be above 0 and below 1, got {validation:g}", "validation")
+    asked = Recipe.of(recipe, {**fields, **({"random_state": random_state} if recipe is None else {})}, compare)
     tell = progress or silent
-    done = extract(dataset, cache_dir=cache_dir, progress=progress, **asdict(asked))
-    features = load_features(done.features)
+    done = extract(dataset, recipe=asked, cache_dir=cache_dir, progress=progress)
+    features = load_features(done.features_path)
 
     def head(name: str) -> Callable[[int], Classifier]:
         return lambda seed: fit(features, name, validation=validation, random_state=seed)
@@ -161,45 +169,27 @@ def _measured(
     accuracies, losses, seconds, waited = [], [], [], []
     for seed in range(random_state, random_state + repeats):
         classifier = train(seed)
-        ids, y, predicted = _held_out(classifier)
-        hits = predicted.argmax(axis=1) == y
-        for picture, hit in zip(ids.tolist(), hits.tolist(), strict=True):
+        features = load_features(classifier.fitting.features_path)
+        measured = classifier.measured(features, "validation")
+        hits = measured.probabilities.argmax(axis=1) == measured.y
+        for picture, hit in zip(features.ids[measured.rows].tolist(), hits.tolist(), strict=True):
             right.setdefault(picture, []).append(hit)
         accuracies.append(float(hits.mean()))
-        losses.append(float(log_loss(y, predicted, labels=np.arange(predicted.shape[1]))))
-        seconds.append(classifier.report["seconds"])
-        waited.append(classifier.report.get("features_seconds", 0.0))
+        losses.append(measured.evaluation.log_loss)
+        seconds.append(classifier.fitting.seconds)
+        waited.append(classifier.fitting.features_seconds or 0.0)
     shares = {picture: float(np.mean(hits)) for picture, hits in right.items()}
-    mean, low, high = _interval(np.array(list(shares.values())))
+    by_picture = np.array(list(shares.values()))
     return Method(
         name,
-        mean,
-        (max(0.0, low), min(1.0, high)),
+        float(by_picture.mean()),
+        within_shares(normal_interval(by_picture)),
         accuracies,
         float(np.mean(losses)),
         float(np.median(seconds)),
         max(waited) if features_seconds is None else features_seconds,
         shares,
     )
-
-
-def _held_out(classifier: Classifier) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
-    """Ids, classes and probabilities of the rows that a classifier held out, from a head that had not seen them."""
-    features = load_features(classifier.report["features"])
-    rows = np.flatnonzero((features.y >= 0) & (features.views == 0) & np.isin(features.ids, classifier.validation_ids))
-    if len(classifier.held_out):
-        order = {picture: n for n, picture in enumerate(classifier.validation_ids.tolist())}
-        predicted = classifier.held_out[[order[picture] for picture in features.ids[rows].tolist()]]
-    else:
-        predicted = classifier.predict_proba(features, rows)
-    predicted = predicted.astype(np.float64)
-    return features.ids[rows], features.y[rows].astype(np.int64), predicted / predicted.sum(axis=1, keepdims=True)
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean, and its 95 % interval by the normal approximation."""
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 1.0
-    return mean, mean - float(norm.ppf(0.975)) * error, mean + float(norm.ppf(0.975)) * error
 
 
 def _foretold(recipe: Recipe, pictures: int, epochs: int, classes: int) -> float:
@@ -221,7 +211,7 @@ def _concluded(found: list[Method], rows: int, repeats: int, seconds: float, mea
     head = next(m for m in ranked if m.name not in (TAIL, END_TO_END))
     tuned = next(m for m in ranked if m.name in (TAIL, END_TO_END))
     paired = np.array([tuned.right[picture] - share for picture, share in head.right.items()])
-    gain, low, high = _interval(paired)
+    gain, (low, high) = float(paired.mean()), normal_interval(paired)
     worth_it = True if low > 0 else False if high < NOTHING or gain <= 0 else None
     verdict = {
         True: f"Fine-tuning is worth it ({tuned.name})",
@@ -229,16 +219,12 @@ def _concluded(found: list[Method], rows: int, repeats: int, seconds: float, mea
         None: f"These pictures cannot tell if fine-tuning is worth it; {head.name} on frozen features is quick",
     }[worth_it]
     sentence = (
-        f"{verdict}: {_percent(head.accuracy)} % with {head.name} in {_time(head.seconds)}, "
-        f"{_percent(tuned.accuracy)} % with {tuned.name} in {_time(tuned.seconds)}, {100 * gain:+.1f} points (95 % "
+        f"{verdict}: {percent(head.accuracy)} with {head.name} in {_time(head.seconds)}, "
+        f"{percent(tuned.accuracy)} with {tuned.name} in {_time(tuned.seconds)}, {100 * gain:+.1f} points (95 % "
         f"interval {100 * low:+.1f} to {100 * high:+.1f}; {len(paired)} pictures, {repeats} draws); training end to "
         f"end {'took' if measured else 'would take about'} {_time(seconds)}."
     )
     return Comparison(ranked, head.name, tuned.name, gain, (low, high), worth_it, rows, repeats, seconds, sentence)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 def _time(seconds: float) -> str:

@@ -11,6 +11,7 @@ from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, che
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
 from featx.heads.network.rows import Groups
+from featx.heads.params import HeadParams, ParamsBesideC
 from featx.heads.pooling import INPUTS, as_rows
 from featx.heads.scores import Scores
 from featx.heads.settings import Choice, Constraint, Number, Whole
@@ -26,6 +27,7 @@ __all__ = [
     "Constraint",
     "Groups",
     "Head",
+    "HeadParams",
     "KNNHead",
     "LayeredHead",
     "LinearHead",
@@ -33,6 +35,7 @@ __all__ = [
     "MLPHead",
     "Number",
     "OnEpoch",
+    "ParamsBesideC",
     "RidgeHead",
     "SVMHead",
     "Stopping",
@@ -72,7 +75,7 @@ def make_head(name: str, **params: Any) -> Head:
     Raises:
         SettingError: no such head, or a setting that it does not have; it names the nearest.
 
-    Examples:
+    Example:
         >>> from featx.heads import make_head
         >>> make_head("logreg", C=0.1)
         LogisticHead(C=0.1)

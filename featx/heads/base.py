@@ -194,7 +194,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.feature_shape_ = tuple(maps or X.shape[1:])
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise TrainingError(f"a head needs two classes at least, got one class only, {self.classes_[0]!r}")
+            raise TrainingError(f"a head needs two classes at least, got one class only, {self.classes_.tolist()[0]!r}")
         return X, numbers.astype(np.int64)
 
     def _rows(self, X: Any) -> NDArray[Any]:
@@ -210,7 +210,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise TrainingError(f"validation rows have a class that no training row has: {unknown[0]!r}")
+            raise TrainingError(f"validation rows have a class that no training row has: {unknown.tolist()[0]!r}")
         numbers: NDArray[np.int64] = np.searchsorted(self.classes_, y)
         return numbers
 

@@ -203,7 +203,7 @@ class LogisticHead(LinearHead):
         D. Liu & J. Nocedal (1989), "On the limited memory BFGS method for large scale optimization", Mathematical
         Programming 45.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.heads import LogisticHead
         >>> X = np.array([[-1.0, -1.0], [-2.0, -1.0], [-3.0, -2.0], [1.0, 1.0], [2.0, 1.0], [3.0, 2.0]])
@@ -260,7 +260,7 @@ class SVMHead(LinearHead):
         S. Keerthi & D. DeCoste (2005), "A modified finite Newton method for fast solution of large scale linear SVMs",
         JMLR 6.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.heads import SVMHead
         >>> X = np.array([[-1.0, -1.0], [-2.0, -1.0], [-3.0, -2.0], [1.0, 1.0], [2.0, 1.0], [3.0, 2.0]])
@@ -310,7 +310,7 @@ class RidgeHead(LinearHead):
         A. Hoerl & R. Kennard (1970), "Ridge regression: biased estimation for nonorthogonal problems", Technometrics
         12.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.heads import RidgeHead
         >>> X = np.array([[-1.0, -1.0], [-2.0, -1.0], [-3.0, -2.0], [1.0, 1.0], [2.0, 1.0], [3.0, 2.0]])

@@ -52,7 +52,7 @@ class BNMLPHead(KerasHead):
         C. Szegedy et al. (2016), "Rethinking the Inception architecture for computer vision", CVPR.
         H. Zhang et al. (2018), "mixup: beyond empirical risk minimization", ICLR.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.heads import BNMLPHead
         >>> y = np.arange(60) % 2
@@ -142,7 +142,7 @@ class MLPHead(KerasHead):
         N. Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15.
         D. Kingma & J. Ba (2015), "Adam: a method for stochastic optimization", ICLR.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.heads import MLPHead
         >>> y = np.arange(60) % 2

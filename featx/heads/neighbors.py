@@ -37,7 +37,7 @@ class KNNHead(Head):
         Z. Wu, Y. Xiong, S. Yu & D. Lin (2018), "Unsupervised feature learning via non-parametric instance
         discrimination", CVPR.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.heads import KNNHead
         >>> X = np.array([[-1.0, -1.0], [-2.0, -1.0], [-3.0, -2.0], [1.0, 1.0], [2.0, 1.0], [3.0, 2.0]])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+
+from featx._internal.choices import Input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INPUTS = ("flat", "avg", "max")
+INPUTS: tuple[str, ...] = get_args(Input)
 
 
 def is_map(X: Any) -> bool:

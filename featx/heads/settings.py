@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Protocol
 
-from featx.errors import SettingError, require_choice
+from featx.errors import SettingError, require_choice, require_whole
 
 
 class Constraint(Protocol):
@@ -38,11 +38,8 @@ class Whole:
 
     def check(self, setting: str, value: Any) -> None:
         """See :class:`Constraint`."""
-        if value is None and self.or_none:
-            return
-        if not isinstance(value, Integral) or int(value) < self.low:
-            none = " or None" if self.or_none else ""
-            raise SettingError(f"`{setting}` must be a whole number, at least {self.low}{none}, got {value!r}", setting)
+        if value is not None or not self.or_none:
+            require_whole(setting, value, self.low)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def compare(
     """All that features tell. Copies of a file are compared as one picture, the one to keep."""
     if features is None:
         return Alike(notes=[NO_FEATURES])
-    itself = np.flatnonzero(features.views == 0)
+    itself = np.flatnonzero(features.pictures)
     row_of = dict(zip(features.ids[itself].tolist(), itself.tolist(), strict=True))
     found = [number for number, content in enumerate(contents.ids) if content in row_of]
     copies = [contents.copies[number] for number in found]

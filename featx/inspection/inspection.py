@@ -11,7 +11,7 @@ import numpy as np
 
 from featx._internal.progress import Progress, silent
 from featx.cache import CacheFolder, Features, load_features
-from featx.errors import CacheError, DatasetError
+from featx.errors import CacheError, SettingError
 from featx.inspection.comparing import compare
 from featx.inspection.contents import Contents, in_order, on_one_side
 from featx.inspection.likeness import NEIGHBORS, SIMILARITY
@@ -25,7 +25,7 @@ def inspect(
     *,
     cache_dir: str | Path = "cache",
     similarity: float = SIMILARITY,
-    neighbors: int = NEIGHBORS,
+    n_neighbors: int = NEIGHBORS,
     random_state: int = 0,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -48,20 +48,20 @@ def inspect(
         source: a folder or label file as for ``featx.extract``, or a feature file, whose pictures may be gone.
         cache_dir: where the feature files are.
         similarity: cosine from which on two pictures are near-duplicates, above 0 and at most 1.
-        neighbors: how many nearest pictures are compared: near-duplicates beyond these are found by their own
+        n_neighbors: how many nearest pictures are compared: near-duplicates beyond these are found by their own
             neighbours only, and an outlier is far from so many.
         random_state: seed of the folds by which labels are judged.
         progress: called with what is going on, how much is done, and of how much.
 
     Raises:
-        DatasetError: no such data set, or a setting out of its range. CacheError: no such feature file, or one whose
-            rows are no features.
+        SettingError: a setting out of its range. DatasetError: no such data set.
+        CacheError: no such feature file, or one whose rows are no features.
     """
     started = time.perf_counter()
     if not 0 < similarity <= 1:
-        raise DatasetError(f"the similarity must be above 0 and at most 1, got {similarity:g}")
-    if neighbors < 1:
-        raise DatasetError(f"neighbors must be at least 1, got {neighbors}")
+        raise SettingError(f"`similarity` must be above 0 and at most 1, got {similarity:g}", "similarity")
+    if n_neighbors < 1:
+        raise SettingError(f"`n_neighbors` must be at least 1, got {n_neighbors}", "n_neighbors")
     progress = progress or silent
     features = _given(source)
     listing = list_dataset(source) if features is None else _listed_in(features)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def inspect(
     pictures = [p for p in listing.pictures if p.path not in seen.unreadable]
     known = dict(zip(features.paths, features.ids.tolist(), strict=True)) if features is not None else {}
     contents = Contents(pictures, seen.ids | {path: known[path] for path in seen.gone})
-    alike = compare(contents, features, similarity, neighbors, random_state, progress)
+    alike = compare(contents, features, similarity, n_neighbors, random_state, progress)
     return Inspection(
         dataset=listing.name,
         root=str(listing.root.resolve()),
@@ -79,10 +79,10 @@ def inspect(
         quarantined=[Unreadable(printable(path), reason) for path, reason in sorted(seen.unreadable.items())],
         ignored=len(listing.ignored),
         empty_classes=[printable(name) for name in listing.empty_classes],
-        features=str(features.path) if features is not None else None,
+        features_path=str(features.path) if features is not None else None,
         backbone=str(features.spec.get("backbone")) if features is not None else None,
         similarity=similarity,
-        neighbors=neighbors,
+        neighbors=n_neighbors,
         duplicates=contents.duplicates(),
         leaks=contents.leaks() + [pair for pair in alike.pairs if not on_one_side(pair.first, pair.second)],
         near_duplicates=alike.pairs,
@@ -127,7 +127,7 @@ def root_of(source: str | Path | Features) -> Path:
 
 def _listed_in(features: Features) -> Listing:
     """The data set as it was extracted; what was in the quarantine stays there."""
-    rows, names = np.flatnonzero(features.views == 0), [*features.class_names, None]
+    rows, names = np.flatnonzero(features.pictures), [*features.class_names, None]
     pictures = [
         Picture(str(path), names[label], str(split))
         for path, label, split in zip(features.paths[rows], features.y[rows], features.splits[rows], strict=True)
@@ -140,7 +140,7 @@ def _listed_in(features: Features) -> Listing:
 def _features_of(listing: Listing, store: CacheFolder) -> Features | None:
     """The newest feature file of the data set's folder; one of the same name before one of another label file."""
     first = None
-    for features in store.features(root=str(listing.root.resolve())):
+    for features in store.iter_features(root=str(listing.root.resolve())):
         if features.path.parent == store.folder and features.dtype.kind == "f":
             first = features if first is None else first
             if features.dataset == listing.name:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from featx._internal.files import write_whole
-from featx.errors import DatasetError
+from featx.errors import DatasetError, SettingError
 from featx.inspection.result import Inspection
 from featx.pictures import Picture
 
@@ -21,9 +21,9 @@ def require_place(file: str | Path, root: str | Path) -> None:
     """
     file = Path(file)
     if file.suffix.lower() != ".csv":
-        raise DatasetError(f"{file}: the list is a CSV file; name one that ends in .csv")
+        raise SettingError(f"{file}: the list is a CSV file; name one that ends in .csv")
     if os.path.lexists(file):
-        raise DatasetError(f"{file} exists and is not overwritten; remove it, or name another")
+        raise SettingError(f"{file} exists and is not overwritten; remove it, or name another")
     _from_folder(file, root)
 
 

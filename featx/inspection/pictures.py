@@ -15,7 +15,7 @@ from featx._internal.parallel import in_threads
 from featx._internal.progress import Progress
 from featx.errors import PictureError
 from featx.inspection.result import Bin, Size, Sizes, to_png
-from featx.pictures import Listing, decode, measure, quiet_pillow, read_file, resize
+from featx.pictures import Listing, decode, format_and_size, quiet_pillow, read_file, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,8 +97,8 @@ def look_at(listing: Listing, progress: Progress, forgiving: bool) -> Seen:
 
 def _look(path: Path) -> _Look:
     data = read_file(path)
-    image = decode(data, enough=2 * SIDE)
-    return _Look(content_id(data), *measure(data, image), resize(image, SIDE))
+    image = decode(data, draft_side=2 * SIDE)
+    return _Look(content_id(data), *format_and_size(data, image), resize(image, SIDE))
 
 
 def sizes_of(paths: list[str], measured: list[tuple[int, int]]) -> Sizes | None:

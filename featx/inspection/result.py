@@ -124,7 +124,8 @@ class Inspection:
         mean_image: of each class (at most 1000, the largest), a PNG in base64; ``mean_image_of_all`` is empty if no
             picture can be read. :meth:`mean_images` gives arrays.
         duplicates: files of the same content.
-        features, backbone: the feature file that all below is told by, and its network; None if there is none.
+        features_path: the feature file that all below is found by; None if there is none.
+        backbone: its network.
         compared: how many pictures have features, copies included.
         similarity, neighbors: the settings.
         near_duplicates: pictures with features of at least that cosine, the most similar first; of copies, one is told.
@@ -151,7 +152,7 @@ class Inspection:
     mean_image: dict[str, str] = field(repr=False)
     mean_image_of_all: str = field(repr=False)
     duplicates: list[Copies]
-    features: str | None
+    features_path: str | None
     backbone: str | None
     compared: int
     similarity: float

@@ -1,4 +1,4 @@
-"""Pictures: list a data set, read its label files, decode a file, resize and vary what was decoded.
+"""Pictures: list a data set, read its label files, decode a file, resize and vary its pixels.
 
 Everything featx does with pixels goes through here: one decoder, one resizer.
 """
@@ -9,7 +9,7 @@ from featx.pictures.decoding import (
     DRAFT_DECODER,
     MAX_PIXELS,
     decode,
-    measure,
+    format_and_size,
     quiet_pillow,
     read_file,
 )
@@ -28,9 +28,9 @@ __all__ = [
     "Views",
     "checked",
     "decode",
+    "format_and_size",
     "list_dataset",
     "list_files",
-    "measure",
     "printable",
     "quiet_pillow",
     "read_file",

@@ -1,20 +1,22 @@
-"""A data set as it was found: its pictures, their labels and splits. Nothing here looks at the disk."""
+"""A data set as it was listed: its pictures, their labels and splits. Nothing here looks at the disk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One listed file: ``path`` relative to the data set's root with forward slashes, its label and its split."""
+    """One listed file.
+
+    Attributes:
+        path: relative to the data set's root, with forward slashes.
+        label: name of its class; None if it has none.
+        split: ``train``, ``validation``, ``test``, or empty.
+    """
 
     path: str
     label: str | None = None
@@ -25,9 +27,13 @@ class Picture:
 class Listing:
     """The pictures of a data set, sorted by path.
 
-    ``misplaced`` maps listed paths that cannot take part to the reason (they go straight to the quarantine);
-    ``ignored`` holds files that are not pictures and do not claim to be, ``empty_classes`` the class folders without a
-    picture.
+    Attributes:
+        root: folder that the paths are relative to.
+        name: name of the data set.
+        pictures: one for each listed file.
+        misplaced: reason by path why listed files cannot take part; they go straight to the quarantine.
+        ignored: files that are not pictures and do not claim to be.
+        empty_classes: class folders without a picture.
     """
 
     root: Path
@@ -41,7 +47,13 @@ class Listing:
     def class_names(self) -> list[str]:
         """Labels that occur, sorted; numerically if all are whole numbers."""
         names = {p.label for p in self.pictures if p.label is not None and p.path not in self.misplaced}
-        return sorted(names, key=(lambda n: (int(n), n)) if all(n.isdecimal() for n in names) else str)
+        if all(name.isdecimal() for name in names):
+            return sorted(names, key=lambda name: (int(name), name))
+        return sorted(names)
+
+    def __repr__(self) -> str:
+        classes = len(self.class_names)
+        return f"<Listing {self.name}: {len(self.pictures)} pictures, {classes} classes, in {self.root}>"
 
 
 def is_utf8(name: str) -> bool:
@@ -59,5 +71,5 @@ def printable(path: str) -> str:
 
 
 def dataset_name(path: Path) -> str:
-    """The name of a data set: that of its folder, or of its label file without the suffix."""
+    """Name of a data set: that of its folder, or of its label file without the suffix."""
     return path.resolve().stem if path.is_file() else path.resolve().name or "dataset"

@@ -1,4 +1,4 @@
-"""Decoding: one decoder for everything featx does. A file's bytes become ``uint8 (h, w, 3)`` RGB.
+"""Decoding: one decoder for everything featx does, from a file's bytes to ``uint8 (h, w, 3)`` RGB.
 
 What cannot be decoded raises :class:`PictureError` with the reason. Nothing is ever substituted.
 """
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DECODER = "pillow-rgb-1"  # part of every spec: to be raised whenever the pixels that `decode` gives could change
-DRAFT_DECODER = "pillow-rgb-1-draft-1"  # the same, with `enough`
+DRAFT_DECODER = "pillow-rgb-1-draft-1"  # the same, with `draft_side`
 MAX_PIXELS = 100_000_000
 
 # Formats whose Pillow decoders read pixels and nothing else: no EPS (runs Ghostscript), no WMF, no stubs.
 FORMATS = "JPEG PNG GIF WEBP BMP DIB TIFF PPM JPEG2000 AVIF ICO ICNS PSD SGI QOI DDS PCX TGA".split()
-DRAFTED = {"JPEG", "MPO"}  # decoded at a fraction of their size, where less is enough
-LYING = {5, 6, 7, 8}  # EXIF orientations in which width and height change places
+DRAFTED = {"JPEG", "MPO"}  # decoded at a fraction of their size, where a draft is enough
+SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations in which width and height change places
 TIFF_SUBFILE = 254  # the tag whose lowest bit marks a preview
-UNSIGNED_FORMATS = {"TGA", "PCX"}  # no signature to tell them by: believed only if the suffix says so
+UNSIGNED_FORMATS = {"TGA", "PCX"}  # without a signature: believed only if the suffix says so
 
 
 def read_file(path: str | Path) -> bytes:
-    """A regular file's bytes.
+    """Bytes of a regular file.
 
     Raises:
         FileReadError: it cannot be read, or is no regular file (reading a pipe or a device would hang).
@@ -59,20 +59,21 @@ def read_file(path: str | Path) -> bytes:
         raise FileReadError(f"cannot be read: {reason.lower()}") from None
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> NDArray[np.uint8]:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> NDArray[np.uint8]:
     """Decode a file's bytes to ``uint8 (h, w, 3)`` RGB, 0 to 255.
 
-    The type is told by content. EXIF orientation is applied, gray repeated, alpha dropped, palettes resolved, CMYK
-    converted, 16 bits scaled to 8, and of an animation the first frame is taken.
+    The format is that of the content, whatever the file is called. EXIF orientation is applied, gray repeated, alpha
+    dropped, palettes resolved, CMYK converted, 16 bits scaled to 8, and of an animation the first frame is taken.
 
     Args:
         data: the file's bytes.
-        max_pixels: that it may have.
-        enough: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as each side keeps so many
+        max_pixels: pixels that the picture may have.
+        draft_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as each side keeps so many
             pixels: several times faster for a large one.
 
     Raises:
         PictureError: it is no picture, is damaged, or has more than ``max_pixels`` pixels.
+        FileReadError: there was not enough memory this time.
     """
     if not data:
         raise PictureError("the file is empty")
@@ -80,11 +81,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None)
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise PictureError(f"{width} x {height} pixels are more than --max-pixels {max_pixels}")
+                raise PictureError(f"{width} x {height} pixels are more than max_pixels ({max_pixels})")
             if getattr(image, "tag_v2", {}).get(TIFF_SUBFILE, 0) & 1:  # as in a camera's raw files
                 raise PictureError("its first image is a reduced preview of another; convert it to JPEG or PNG first")
-            if enough and image.format in DRAFTED:
-                image.draft(None, (enough, enough))  # None: the colours as they are
+            if draft_side and image.format in DRAFTED:
+                image.draft(None, (draft_side, draft_side))  # None: the colours as they are
             image.load()
             _turn_upright(image)
             return np.asarray(_to_rgb(image))
@@ -96,23 +97,23 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None)
         raise FileReadError("there was not enough memory to decode it; run again") from None
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
-        raise PictureError(f"{count[0] if count else 'its'} pixels are more than --max-pixels {max_pixels}") from None
+        raise PictureError(f"{count[0] if count else 'its'} pixels are more than max_pixels ({max_pixels})") from None
     except Exception as error:  # decoders of damaged files raise anything: struct.error, SyntaxError, IndexError, ...
         raise PictureError(f"damaged: {one_line(error)}") from error
 
 
-def measure(data: bytes, image: NDArray[np.uint8]) -> tuple[str, int, int]:
-    """Format by content (``JPEG``, ``PNG``, ...), width and height of a file, upright; nothing is decoded again.
+def format_and_size(data: bytes, image: NDArray[np.uint8]) -> tuple[str, int, int]:
+    """Format by content (``JPEG``, ``PNG``, ...), width and height of a picture, upright; nothing is decoded again.
 
     Args:
         data: the file's bytes.
-        image: what :func:`decode` made of them, perhaps a draft.
+        image: the pixels that :func:`decode` gave, perhaps a draft.
     """
     height, width = image.shape[:2]
     with Image.open(io.BytesIO(data), formats=_formats()) as file:
         if file.format in DRAFTED:
             width, height = file.size
-            if file.getexif().get(ExifTags.Base.Orientation) in LYING:
+            if file.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
                 width, height = height, width
         return file.format or "", width, height
 
@@ -125,17 +126,18 @@ def quiet_pillow(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
 
     To be entered once around a loop, in the thread that starts the workers: warning filters are the process's.
     """
-    logger = logging.getLogger("PIL")
-    limit, level = Image.MAX_IMAGE_PIXELS, logger.level
+    pillow_logger = logging.getLogger("PIL")
+    limit = Image.MAX_IMAGE_PIXELS
+    level = pillow_logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
+        pillow_logger.setLevel(logging.CRITICAL)
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # it refuses from twice its limit on
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-            logger.setLevel(level)
+            pillow_logger.setLevel(level)
 
 
 def recognised(path: Path) -> bool:
@@ -151,7 +153,7 @@ def recognised(path: Path) -> bool:
 
 @cache
 def _formats(sniffing: bool = False) -> list[str]:
-    """The formats to try: those of ours that this build of Pillow has."""
+    """Formats to try: those of ``FORMATS`` that this build of Pillow has."""
     Image.init()
     return [f for f in FORMATS if f in Image.OPEN and not (sniffing and f in UNSIGNED_FORMATS)]
 
@@ -164,7 +166,7 @@ def _turn_upright(image: Image.Image) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, or 32 that hold 16
+    if image.mode.startswith("I"):  # 16 bits per pixel, or 32 that hold 16
         return Image.fromarray(_scaled_to_8_bits(image)).convert("RGB")
     if image.mode == "F":
         raise PictureError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
@@ -178,5 +180,5 @@ def _scaled_to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     bits = tags.get(258, (16,))  # TIFF BitsPerSample: 12-bit scans arrive in 16-bit pixels
     top = 2 ** min(bits[0], 16) - 1
     scaled: NDArray[np.uint8] = np.rint(np.arange(top + 1) * (255 / top)).astype(np.uint8)
-    shown: NDArray[np.uint8] = scaled[np.clip(np.asarray(image), 0, top)]
-    return shown
+    pixels: NDArray[np.uint8] = scaled[np.clip(np.asarray(image), 0, top)]
+    return pixels

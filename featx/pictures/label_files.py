@@ -1,4 +1,4 @@
-"""Label files: which picture has which label, and of which split it is."""
+"""Label files: the label, and perhaps the split, of each picture."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featx.errors import DatasetError
-
-if TYPE_CHECKING:
-    pass
 from featx.pictures.dataset import SPLITS, Listing, Picture, dataset_name
 
 
 def list_label_file(path: Path) -> Listing:
-    """``path<TAB>label`` or ``path label`` lines, or a CSV with ``path,label[,split]``; paths relative to the file."""
+    """Listing of a label file.
+
+    Args:
+        path: file of ``path<TAB>label`` or ``path label`` lines, or a CSV with ``path,label[,split]``; paths are
+            relative to it.
+
+    Raises:
+        DatasetError: a file or line that cannot be understood.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -27,15 +31,16 @@ def list_label_file(path: Path) -> Listing:
         raise DatasetError(f"{path} is empty; expected lines `path<TAB>label`")
     rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _line_rows(path, text)
     root = path.parent
-    first: dict[str, int] = {}
-    pictures, misplaced = [], {}
+    line_of: dict[str, int] = {}
+    pictures = []
+    misplaced = {}
     for number, name, label, split in rows:
         name = _inside(root, name, f"{path}:{number}")
-        if name in first:
+        if name in line_of:
             raise DatasetError(
-                f"{path}:{number}: {name} was already named in line {first[name]}. Name each picture once"
+                f"{path}:{number}: {name} was already named in line {line_of[name]}. Name each picture once"
             )
-        first[name] = number
+        line_of[name] = number
         pictures.append(Picture(name, label, split))
         if not os.path.exists(root / name):
             misplaced[name] = "no such file"
@@ -47,7 +52,7 @@ def _line_rows(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
     for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also break names at U+2028
         if not line.strip() or (line.lstrip().startswith("#") and "\t" not in line):
             continue
-        name, _, label = line.rpartition("\t") if "\t" in line else _at_a_space(path.parent, line.strip())
+        name, _, label = line.rpartition("\t") if "\t" in line else _split_at_space(path.parent, line.strip())
         if not name.strip() or not label.strip() or "\0" in line:
             raise DatasetError(f"{path}:{number}: expected `path<TAB>label`, got {line.strip()!r}")
         if "\t" in name.strip() and not os.path.exists(path.parent / name.strip()):
@@ -55,12 +60,12 @@ def _line_rows(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
         yield number, name.strip(), label.strip(), ""
 
 
-def _at_a_space(root: Path, line: str) -> tuple[str, str, str]:
-    """``path label`` divided at the last space, or at an earlier one if only then there is such a file."""
-    places = [match.start() for match in re.finditer(" ", line)][::-1]
-    there = (at for at in places if os.path.isfile(root / line[:at].replace("\\", "/")))
-    at = next(there, places[0] if places else len(line))
-    return line[:at], " ", line[at + 1 :]
+def _split_at_space(root: Path, line: str) -> tuple[str, str, str]:
+    """``path label`` divided at the last space, or at an earlier one if only that leaves the path of a file."""
+    spaces = [match.start() for match in re.finditer(" ", line)][::-1]
+    before_files = (space for space in spaces if os.path.isfile(root / line[:space].replace("\\", "/")))
+    space = next(before_files, spaces[0] if spaces else len(line))
+    return line[:space], " ", line[space + 1 :]
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
@@ -93,7 +98,7 @@ def _rows_of(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]
 
 
 def _inside(root: Path, name: str, where: str) -> str:
-    """The path relative to ``root``, Windows separators turned; an error if it leads out of it."""
+    """Path relative to ``root``, Windows separators turned; :class:`DatasetError` if it leads out of it."""
     if not os.path.exists(root / name):
         name = name.replace("\\", "/")
     top = os.path.abspath(root)

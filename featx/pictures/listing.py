@@ -6,21 +6,15 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featx.errors import DatasetError
 from featx.pictures.dataset import SPLITS, Listing, Picture, dataset_name, is_utf8
 from featx.pictures.decoding import recognised
 from featx.pictures.label_files import list_label_file
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
-
-LITTER = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
-
+LITTER = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}  # left behind by operating systems
 
 # A file with one of these suffixes is meant as a picture, and is listed even if it cannot be read: then it is
 # quarantined with its reason. Any other file is listed only if its first bytes are a picture's.
@@ -31,14 +25,35 @@ PICTURE_SUFFIXES = frozenset(
 
 
 def list_dataset(dataset: str | Path) -> Listing:
-    """List a data set: ``CLASS/*``, ``{train,val,valid,validation,test}/CLASS/*``, a flat folder, or a label file.
+    """List a data set: its pictures with their labels and splits, sorted. None is decoded.
+
+    Args:
+        dataset: a folder of ``CLASS/*`` or ``{train,val,valid,validation,test}/CLASS/*``, a flat folder, or a label
+            file: lines of ``path<TAB>label`` or ``path label``, or a CSV with ``path,label[,split]``.
+
+    Returns:
+        The pictures, and whatever else lies in the folder.
 
     Raises:
-        DatasetError: nothing there, no picture in it, or a layout that could be read in two ways.
+        DatasetError: no such data set, no picture in it, or a layout that could be read in two ways.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import featx
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ["cat", "dog"]:
+        ...     (folder / name).mkdir()
+        ...     (folder / name / "1.jpg").touch()
+        >>> listing = featx.list_dataset(folder)
+        >>> listing.class_names
+        ['cat', 'dog']
+        >>> listing.pictures[0]
+        Picture(path='cat/1.jpg', label='cat', split='')
     """
     path = Path(dataset)
     try:
-        listing = list_label_file(path) if os.path.isfile(path) else _list_folder(path) if os.path.isdir(path) else None
+        listing = _listing_of(path)
     except OSError as error:
         raise DatasetError(
             f"{error.filename or path} cannot be read: {(error.strerror or str(error)).lower()}"
@@ -46,9 +61,15 @@ def list_dataset(dataset: str | Path) -> Listing:
     if listing is None:
         raise DatasetError(f"no such data set: {path}. Give a folder of pictures, or a label file (.csv, .tsv, .txt)")
     if not listing.pictures:
-        seen = f"; {len(listing.ignored)} other files were found" if listing.ignored else ""
-        raise DatasetError(f"{path} holds no pictures{seen}. Expected CLASS/*.jpg or train/CLASS/*.jpg below it")
+        others = f"; {len(listing.ignored)} other files were found" if listing.ignored else ""
+        raise DatasetError(f"{path} holds no pictures{others}. Expected CLASS/*.jpg or train/CLASS/*.jpg below it")
     return listing
+
+
+def _listing_of(path: Path) -> Listing | None:
+    if os.path.isfile(path):
+        return list_label_file(path)
+    return _list_folder(path) if os.path.isdir(path) else None
 
 
 def list_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -61,10 +82,10 @@ def list_files(paths: Iterable[str | Path]) -> list[Path]:
     empty: list[Path] = []
     for path in map(Path, paths):
         if os.path.isdir(path):
-            found = [path / name for name in _walk(path) if _is_picture(path, name)]
-            if not found:
+            pictures = [path / name for name in _walk(path) if _is_picture(path, name)]
+            if not pictures:
                 empty.append(path)
-            files += found
+            files += pictures
         elif os.path.lexists(path):
             files.append(path)
         else:
@@ -79,12 +100,13 @@ def list_files(paths: Iterable[str | Path]) -> list[Path]:
 def _list_folder(root: Path) -> Listing:
     names = sorted(_walk(root))
     pictures = [n for n in names if _is_picture(root, n)]
-    known = set(pictures)
-    ignored = tuple(n for n in names if n not in known)
+    listed = set(pictures)
+    ignored = tuple(n for n in names if n not in listed)
     folders = {n.split("/", 1)[0] for n in pictures if "/" in n}
     splits = _split_folders(root, pictures, folders)
     holding = {n.split("/")[0] for n in pictures if n.count("/") > 1}  # split folders that hold class folders
-    placed, misplaced = [], {}
+    placed = []
+    misplaced = {}
     for name in pictures:
         *above, _file = name.split("/")
         split = ""
@@ -101,7 +123,7 @@ def _list_folder(root: Path) -> Listing:
 
 
 def _split_folders(root: Path, pictures: list[str], folders: set[str]) -> set[str]:
-    """The top folders that are splits: named like one and holding class folders. All must be, or none."""
+    """Top folders that are splits: named like one and holding class folders. All must be, or none."""
     named = {f for f in folders if f.lower() in SPLITS}
     splits = {f for f in named if any(n.startswith(f + "/") and n.count("/") > 1 for n in pictures)}
     if named and named == folders and not splits:
@@ -149,19 +171,19 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
-    """The same for two paths only if they lead to one folder."""
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
+    """Device and inode of a folder: the same for two paths only if they lead to one folder."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name."""
+    """Entries of a folder but litter, by name."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
 
 
 def _is_litter(name: str) -> bool:
-    """Hidden files, and what operating systems leave behind."""
+    """Whether a file is hidden or left behind by an operating system."""
     return name.startswith(".") or name.lower() in LITTER
 
 

@@ -1,26 +1,37 @@
-"""Resizing: a picture made the square that a network takes, and where that square lies on the picture."""
+"""Resizing: a picture made the square that a network takes, and the place of that square on the picture."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image
 
+from featx._internal.choices import Resize
+from featx.errors import require_choice
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RESIZES = ("stretch", "crop", "pad")
+RESIZES: tuple[str, ...] = get_args(Resize)
 
 
 def resize(image: NDArray[np.uint8], size: int, how: str = "stretch") -> NDArray[np.uint8]:
-    """Resize ``uint8 (h, w, 3)`` to ``uint8 (size, size, 3)``, bilinear with antialiasing.
+    """Resize a picture to a square, bilinear with antialiasing.
 
-    ``stretch`` changes the aspect ratio, ``crop`` scales the shorter side and cuts the middle out, ``pad`` scales the
-    longer side and fills up with black.
+    Args:
+        image: ``uint8 (h, w, 3)``.
+        size: side of the square in pixels.
+        how: ``stretch`` changes the aspect ratio, ``crop`` scales the shorter side and cuts the middle out, ``pad``
+            scales the longer side and fills up with black.
+
+    Returns:
+        ``uint8 (size, size, 3)``.
+
+    Raises:
+        SettingError: another ``how``.
     """
-    if how not in RESIZES:
-        raise ValueError(f"resize must be one of {', '.join(RESIZES)}. Got {how!r} instead.")
+    require_choice("resize", how, RESIZES)
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
@@ -38,7 +49,7 @@ def resize(image: NDArray[np.uint8], size: int, how: str = "stretch") -> NDArray
 
 
 def square_on(height: int, width: int, size: int, how: str = "stretch") -> tuple[float, float, float, float]:
-    """Where the square that :func:`resize` gives lies on the picture: left, top, right and bottom in its pixels.
+    """Place on the picture of the square that :func:`resize` gives: left, top, right and bottom in its pixels.
 
     With ``pad`` it reaches beyond the picture, with ``crop`` it is smaller.
     """
@@ -46,7 +57,8 @@ def square_on(height: int, width: int, size: int, how: str = "stretch") -> tuple
         return 0.0, 0.0, float(width), float(height)
     if how == "crop":
         side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
+        left = (width - side) / 2
+        top = (height - side) / 2
         return left, top, left + side, top + side
     scale = size / max(width, height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))

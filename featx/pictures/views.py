@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx.errors import ExtractionError
+from featx.errors import SettingError, require_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AUGMENTER = "affine-1"  # part of every file with views: to be raised whenever the pixels of a view could change
 MAX_VIEWS = 1000  # those of a picture are in memory together
-RANGES = {  # what each setting must be below, in words, and whether it may be just that
+RANGES = {  # of each setting the upper bound, the range in words, and whether the bound itself is in it
     "zoom": (1, "at least 0 and below 1", False),
     "rotate": (180, "from 0 to 180 degrees", True),
     "shift": (1, "at least 0 and below 1", False),
     "brightness": (1, "at least 0 and below 1", False),
 }
-SUGGESTIONS = "--flip, --zoom 0.2, --rotate 10, --shift 0.1 or --brightness 0.2"
+SUGGESTIONS = "`flip=True`, `zoom=0.2`, `rotate=10`, `shift=0.1` or `brightness=0.2`"
 
 
 @dataclass(frozen=True)
 class Views:
-    """How many views of each training picture there are, and how they vary. View 0 is the picture itself.
+    """Number of views of each training picture, and how they vary. View 0 is the picture itself.
 
     Attributes:
         n: views of each training picture, itself included; 1 to 1000.
@@ -44,7 +43,18 @@ class Views:
         random_state: seed of all that is drawn.
 
     Raises:
-        ExtractionError: a value out of its range, several views that do not vary, or variation of a single view.
+        SettingError: a value out of its range, several views that do not vary, or variation of a single view.
+
+    Example:
+        >>> import numpy as np
+        >>> import featx
+        >>> views = featx.Views(5, flip=True, zoom=0.2)
+        >>> picture = np.zeros((30, 40, 3), np.uint8)
+        >>> views.augment(picture, "any name", view=1).shape
+        (30, 40, 3)
+        >>> featx.Views(5)
+        Traceback (most recent call last):
+        featx.errors.SettingError: `views=5` would be 5 times the same picture; add `flip=True`, `zoom=0.2`, ...
     """
 
     n: int = 1
@@ -56,24 +66,26 @@ class Views:
     random_state: int = 0
 
     def __post_init__(self) -> None:
-        for name, option in {"n": "--views", "random_state": "--seed"}.items():
-            object.__setattr__(self, name, _whole(option, getattr(self, name)))
+        object.__setattr__(self, "n", require_whole("views", self.n))
+        object.__setattr__(self, "random_state", require_whole("random_state", self.random_state))
         if not isinstance(self.flip, (bool, np.bool_)):
-            raise ExtractionError(f"--flip is on or off, got {self.flip!r}; say True or False")
+            raise SettingError(f"`flip` is on or off, got {self.flip!r}; say True or False", "flip")
         object.__setattr__(self, "flip", bool(self.flip))
         for name in RANGES:  # 0 and 0.0 are to be one setting
             object.__setattr__(self, name, _within(name, getattr(self, name)))
         if not 1 <= self.n <= MAX_VIEWS:
-            raise ExtractionError(f"--views must be from 1 to {MAX_VIEWS}, got {self.n}")
-        varied = [f"--{name}" for name in ("flip", *RANGES) if getattr(self, name)]
+            raise SettingError(f"`views` must be from 1 to {MAX_VIEWS}, got {self.n}", "views")
+        varied = [name for name in ("flip", *RANGES) if getattr(self, name)]
         if self.n > 1 and not varied:
-            raise ExtractionError(f"--views {self.n} would be {self.n} times the same picture; add {SUGGESTIONS}")
+            raise SettingError(f"`views={self.n}` would be {self.n} times the same picture; add {SUGGESTIONS}", "views")
         if self.n == 1 and varied:
-            raise ExtractionError(f"{varied[0]} varies views, but only the picture itself is asked for; add --views 5")
+            raise SettingError(
+                f"`{varied[0]}` varies views, but only the picture itself is asked for; add `views=5`", varied[0]
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides views 1 and up besides picture and number, as JSON values; empty if there are no such views."""
+        """All that decides views 1 and up besides picture and number, as JSON values; empty without such views."""
         if self.n == 1:
             return {}
         names = ("flip", *RANGES, "random_state")
@@ -84,8 +96,8 @@ class Views:
 
         Args:
             image: ``uint8 (h, w, 3)``, 0 to 255; it is not written to.
-            content_id: what the picture is known by; any text.
-            view: its number; 0 gives ``image`` itself.
+            content_id: name of the picture; any text.
+            view: number of the view; 0 gives ``image`` itself.
 
         Returns:
             ``uint8 (h, w, 3)``. What lies outside the picture is filled with its reflection.
@@ -105,13 +117,15 @@ class Views:
 
 
 def checked(views: Views | None) -> Views:
-    """``views``, or the picture itself only.
+    """Views that were given, or those of the picture itself only.
 
     Raises:
-        ExtractionError: it is something else, such as a number.
+        SettingError: it is something else, such as a number.
     """
     if not isinstance(views, Views | None):
-        raise ExtractionError(f"views must be a featx.Views, such as Views(5, flip=True, zoom=0.2), got {views!r}")
+        raise SettingError(
+            f"`views` must be a featx.Views, such as Views(5, flip=True, zoom=0.2), got {views!r}", "views"
+        )
     return views or Views()
 
 
@@ -126,7 +140,8 @@ def _backwards(mirrored: bool, zoom: float, angle: float) -> NDArray[np.float64]
 
     A view is the picture mirrored, magnified and turned counterclockwise.
     """
-    cosine, sine = math.cos(angle), math.sin(angle)
+    cosine = math.cos(angle)
+    sine = math.sin(angle)
     turned_back = np.array([[cosine, sine], [-sine, cosine]]) / zoom
     if mirrored:
         turned_back[1] *= -1
@@ -144,13 +159,6 @@ def _sample(image: NDArray[np.uint8], matrix: NDArray[np.float64], offset: NDArr
     return sampled
 
 
-def _whole(option: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ExtractionError(f"{option} must be a whole number, got {value!r}") from None
-
-
 def _within(name: str, value: Any) -> float:
     top, words, inclusive = RANGES[name]
     try:
@@ -158,5 +166,5 @@ def _within(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < top and not (inclusive and number == top):
-        raise ExtractionError(f"--{name} must be {words}, got {value}")
+        raise SettingError(f"`{name}` must be {words}, got {value}", name)
     return number

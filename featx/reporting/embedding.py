@@ -48,7 +48,7 @@ def plots_of(features: Features, rows: NDArray[np.int64], random_state: int = 0)
     plots = [Plot("PCA", note + sample, places.tolist(), _pairs(points))]
     if importlib.util.find_spec("umap") and len(X) >= UMAP_ROWS:
         umap: Any = importlib.import_module("umap")
-        found = umap.UMAP(random_state=random_state, n_jobs=1).fit_transform(X)
+        found = umap.UMAP(n_neighbors=min(15, len(X) - 1), random_state=random_state, n_jobs=1).fit_transform(X)
         note = "UMAP (McInnes et al. 2018): who is near to whom is meant, distances between groups are not."
         plots.append(Plot("UMAP", note + sample, places.tolist(), _pairs(found)))
     return plots

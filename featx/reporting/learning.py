@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,26 +40,10 @@ class Learning:
         return list(zip(*self.history.values(), strict=False))
 
 
-def learning_of(
-    classifier: Classifier, features: Features, folder: Path | None, progress: Progress | None = None
-) -> Learning:
+def learning_of(classifier: Classifier, features: Features, progress: Progress | None = None) -> Learning:
     """The curves of a classifier on the features that it was fitted on."""
     shots, note = _shots(classifier, features, progress)
-    return Learning(history_of(classifier, folder), shots, note)
-
-
-def history_of(classifier: Classifier, folder: Path | None) -> dict[str, list[float]]:
-    """The history of the training, from the head if it was just trained, else from where it was saved."""
-    history = getattr(classifier.head, "history_", None) or classifier.report.get("history")
-    if history or folder is None or not (folder / "history.csv").is_file():
-        return dict(history or {})
-    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    names = [name for name in (lines[0] if lines else {}) if name != "epoch"]
-    try:
-        return {name: [float(line[name]) for line in lines] for name in names}
-    except (ValueError, TypeError, KeyError):
-        return {}  # a file that anybody may have changed; no digest covers it
+    return Learning(classifier.fitting.history, shots, note)
 
 
 def _shots(classifier: Classifier, features: Features, progress: Progress | None) -> tuple[list[Shots], str]:

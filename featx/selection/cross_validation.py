@@ -10,23 +10,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 
+from featx._internal.choices import Rule
 from featx._internal.progress import Progress, silent
 from featx.cache import Features, load_features
-from featx.classifier import Classifier, assembled, fit_temperature, head_name
-from featx.errors import SettingError, TrainingError, require_choice
-from featx.heads import Head, check_C, make_head
+from featx.classifier import Classifier, Fitting, assembled, fit_temperature, head_name
+from featx.errors import SettingError, require_choice
+from featx.heads import Head, ParamsBesideC, check_C, make_head
 from featx.rows import accuracy, fold_numbers, groups_of, inputs, out_of_fold, probabilities, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RULES = ("best", "one-se")
+RULES: tuple[str, ...] = get_args(Rule)
 C_VALUES = {"logreg": (1e-5, 10.0, 13), "svm": (1e-6, 0.1, 11), "ridge": (1e-6, 1.0, 13)}  # lo, hi, how many
 
 
@@ -70,9 +71,9 @@ def cross_validate(
     random_state: int = 0,
     calibrate: bool = False,
     progress: Progress | None = None,
-    **params: Any,
+    **params: Unpack[ParamsBesideC],
 ) -> CrossValidation:
-    """Measure a head by stratified folds of the training rows; linear heads for a whole path of C at once.
+    """Measure a head by stratified folds of the training rows, a linear one for a whole path of C, and fit the best.
 
     Args:
         features: a feature file or its path.
@@ -87,18 +88,25 @@ def cross_validate(
         **params: of a head given by name.
 
     Raises:
-        SettingError: a setting is not what it may be.
-        TrainingError: rows that cannot be trained on.
+        SettingError: a setting out of its range, or one that the head does not have.
+        TrainingError: too few pictures, or labels that cannot be trained on.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> result = featx.cross_validate(features, "logreg", C=[0.001, 0.1], folds=3)
+        >>> [trial.params for trial in result.trials]
+        [{'C': 0.001}, {'C': 0.1}]
     """
     started = time.perf_counter()
     model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
     require_choice("rule", rule, RULES)
     values = _path_of(model, C)
     model.check_settings()
-    features = features if isinstance(features, Features) else load_features(features)
+    features = load_features(features)
     rows = training_split(features, 0, random_state).train
     fold = fold_numbers(features.ids[rows], features.y[rows], folds, random_state)
-    pictures = features.views[rows] == 0
+    pictures = features.pictures[rows]
     held_out = _out_of_fold(model, features, rows, fold, values, progress)
     measures = [_measured(p, features.y[rows], fold, pictures) for p in held_out]
     settings: list[dict[str, Any]] = [{"C": value} for value in values] if values else [{}]
@@ -108,50 +116,29 @@ def cross_validate(
     if model.uses_validation:
         model.fit_again(inputs(model, features, rows), features.y[rows], **groups_of(features, rows))
     before, y = held_out[at][pictures], features.y[rows[pictures]]
-    report = {
-        "head": head_name(model),
-        "train_rows": int(pictures.sum()),
-        "train_views": int((~pictures).sum()),
-        "validation_rows": int(pictures.sum()),
-        "train_accuracy": accuracy(probabilities(model, features, rows[pictures]), y),
-        "validation_accuracy": accuracy(before, y),
-        "refitted": True,
-        "folds": folds,
-        "params": trials[at].params,
-        "random_state": random_state,
-    }
-    seconds = time.perf_counter() - started
-    report |= {"temperature": fit_temperature(before, y) if calibrate else 1.0, "seconds": seconds}
-    classifier = assembled(model, features, report, rows[pictures], rows[pictures], before)
-    return CrossValidation(trials[at], trials, classifier, folds, seconds)
-
-
-def parse_C(text: str) -> list[float]:
-    """``0.1``, or ``lo:hi:n`` for ``n`` values from ``lo`` to ``hi``, evenly spaced in their logarithm.
-
-    Raises:
-        TrainingError: anything else.
-    """
-    try:
-        if ":" not in text:
-            values = [float(text)]
-        else:
-            low, high, count = text.split(":")
-            if not 0 < float(low) <= float(high) or int(count) < 1:
-                raise ValueError(text)
-            values = [float(v) for v in np.geomspace(float(low), float(high), int(count))]
-        for value in values:
-            check_C(value)
-    except ValueError as error:
-        why = f" {error}" if str(error).startswith("`C` must") else ""
-        raise TrainingError(f"--C takes a number, or lo:hi:n such as 1e-5:10:9, got {text!r}.{why}") from None
-    return values
+    record = Fitting(
+        head=head_name(model),
+        train_rows=int(pictures.sum()),
+        train_views=int((~pictures).sum()),
+        validation_rows=int(pictures.sum()),
+        train_accuracy=accuracy(probabilities(model, features, rows[pictures]), y),
+        validation_accuracy=accuracy(before, y),
+        refitted=True,
+        history=getattr(model, "history_", {}),
+        folds=folds,
+        params=trials[at].params,
+        random_state=random_state,
+        temperature=fit_temperature(before, y) if calibrate else 1.0,
+        seconds=time.perf_counter() - started,
+    )
+    classifier = assembled(model, features, record, rows[pictures], rows[pictures], before)
+    return CrossValidation(trials[at], trials, classifier, folds, record.seconds)
 
 
 def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
     if not model.has_path:
         if C is not None:
-            raise SettingError(f"the {head_name(model)} head has no C; leave `C` out", "C")
+            raise SettingError(f"the {head_name(model)} head has no `C`; leave it out", "C")
         return []
     if C is None:
         low, high, count = C_VALUES[head_name(model)]
@@ -200,7 +187,7 @@ def _early_stopping(model: Head, features: Features, rows: NDArray[np.int64]) ->
         return rows[:0]
     y = features.y[rows]
     part = fold_numbers(features.ids[rows], y, min(5, len(np.unique(features.ids[rows]))))
-    chosen: NDArray[np.int64] = rows[(part == 0) & np.isin(y, y[part > 0]) & (features.views[rows] == 0)]
+    chosen: NDArray[np.int64] = rows[(part == 0) & np.isin(y, y[part > 0]) & (features.pictures[rows])]
     return chosen
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-from scipy.stats import t as student
 from sklearn.base import clone
 
+from featx._internal.intervals import student_interval, within_shares
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
-from featx.errors import SettingError, TrainingError
-from featx.heads import Head, make_head
+from featx.errors import SettingError
+from featx.heads import Head, HeadParams, make_head
 from featx.rows import accuracy, probabilities, training_split
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def few_shot(
     validation: float = 0.2,
     random_state: int = 0,
     progress: Progress | None = None,
-    **params: Any,
+    **params: Unpack[HeadParams],
 ) -> list[Shots]:
     """Accuracy against the number of training pictures a class: would more pictures help?
 
@@ -53,18 +52,32 @@ def few_shot(
     Args:
         features: a feature file or its path.
         head: a name or an unfitted head; its settings are the same for all numbers.
-        shots: pictures a class, None for all.
-        repeats: draws; the interval is Student's over them.
-        validation: share of each class that is held out, if the data set does not say.
+        shots: pictures per class, None for all.
+        repeats: draws, 2 at least; the interval is Student's over them.
+        validation: share of each class that is held out if the data set has no validation split.
         random_state: seed of the draws and of the head.
         progress: called with what is going on, how much is done, and of how much.
         **params: of a head given by name.
+
+    Returns:
+        one record per number of pictures, in the order of ``shots``.
+
+    Raises:
+        SettingError: a setting out of its range, or one that the head does not have.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> [(point.shots, point.rows) for point in featx.few_shot(features, "knn", shots=[1, 5], repeats=2)]
+        [(1, 2.0), (5, 10.0)]
     """
     model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
     model.check_settings()
-    if repeats < 2 or any(number is not None and number < 1 for number in shots):
-        raise SettingError(f"`shots` must be at least 1 and `repeats` at least 2, got {list(shots)} and {repeats}")
-    features = features if isinstance(features, Features) else load_features(features)
+    if repeats < 2:
+        raise SettingError(f"`repeats` must be at least 2, got {repeats}", "repeats")
+    if any(number is not None and number < 1 for number in shots):
+        raise SettingError(f"`shots` must be at least 1 each, got {list(shots)}", "shots")
+    features = load_features(features)
     found: dict[int | None, list[tuple[int, float]]] = {number: [] for number in shots}
     for repeat in range(repeats):
         split = training_split(features, validation, random_state + repeat)
@@ -75,22 +88,10 @@ def few_shot(
             rows = split.train if number is None else split.train[place < number]
             fitted = _trained(clone(model), features, rows)
             right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
-            found[number].append((int((features.views[rows] == 0).sum()), right))
+            found[number].append((int(features.pictures[rows].sum()), right))
             if progress:
                 progress("few-shot curve", sum(map(len, found.values())), repeats * len(found))
     return [_interval(number, draws) for number, draws in found.items()]
-
-
-def parse_shots(text: str) -> list[int | None]:
-    """``1,2,5,all``: numbers of pictures a class, None for all.
-
-    Raises:
-        TrainingError: anything else.
-    """
-    try:
-        return [None if part.strip() == "all" else int(part) for part in text.split(",")]
-    except ValueError:
-        raise TrainingError(f"--shots takes numbers and `all`, such as 1,2,5,10,20,all, got {text!r}") from None
 
 
 def _places_in_class(features: Features, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -106,8 +107,6 @@ def _places_in_class(features: Features, rows: NDArray[np.int64], rng: np.random
 
 
 def _interval(number: int | None, draws: list[tuple[int, float]]) -> Shots:
-    right = [accuracy for _, accuracy in draws]
-    half = float(student.ppf(0.975, len(right) - 1) * np.std(right, ddof=1) / math.sqrt(len(right)))
-    mean = float(np.mean(right))
+    accuracies = [accuracy for _, accuracy in draws]
     rows = float(np.mean([rows for rows, _ in draws]))
-    return Shots(number, rows, mean, (max(0.0, mean - half), min(1.0, mean + half)), right)
+    return Shots(number, rows, float(np.mean(accuracies)), within_shares(student_interval(accuracies)), accuracies)

@@ -130,14 +130,15 @@ def _always(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response
 
 
 def _add_description(app: FastAPI, worker: Worker, max_bytes: int) -> None:
-    classifier, report = worker.classifier, worker.classifier.report
+    classifier = worker.classifier
+    record = classifier.fitting
     about = About(
         class_names=classifier.class_names,
         spec=classifier.spec,
-        head=str(report.get("head", "")),
-        validation_accuracy=report.get("validation_accuracy"),
-        validation_rows=report.get("validation_rows", 0),
-        train_rows=report.get("train_rows", 0),
+        head=record.head,
+        validation_accuracy=record.validation_accuracy,
+        validation_rows=record.validation_rows,
+        train_rows=record.train_rows,
         no_maps=worker.no_maps,
         max_bytes=max_bytes,
         featx_version=featx_version(),

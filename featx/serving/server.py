@@ -83,7 +83,7 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):  # UnicodeError: no name can be written like that
-        raise ServingError(f"--host {host}: there is no such address") from None
+        raise ServingError(f"`host={host}`: there is no such address") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -96,10 +96,10 @@ def _listener(host: str, port: int) -> socket.socket:
 
 def _why_not(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "is in use; give another --port, or --port 0 for one that is free"
+        return "is in use; give another `port`, or `port=0` for one that is free"
     if error.errno == errno.EADDRNOTAVAIL:
-        return "is not this machine's address; give another --host"
-    return f"cannot be had: {(error.strerror or str(error)).lower()}; give another --port or --host"
+        return "is not this machine's address; give another `host`"
+    return f"cannot be had: {(error.strerror or str(error)).lower()}; give another `port` or `host`"
 
 
 def _is_local(listener: socket.socket) -> bool:

@@ -59,7 +59,7 @@ class Worker:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
         self._trunk = classifier.trunk()
-        self.batch_size = BATCH if self._trunk.lanes > 1 else 1
+        self.batch_size = BATCH if self._trunk.info.lanes > 1 else 1
         self.no_maps = self._warmed_up()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="featx-serving", daemon=True)

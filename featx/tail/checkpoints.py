@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._internal.files import history_csv, sync, write_whole
+from featx._internal.files import remove_unfinished, replacing, write_whole
+from featx._internal.history import history_csv
 from featx.errors import TrainingError
 from featx.heads import TrainingRecord
 
@@ -95,16 +95,12 @@ class Checkpoints:
         about = {name: getattr(state, name) for name in names}
         about |= {"settings": self._settings, "counts": {name: len(values) for name, values in lists.items()}}
         arrays = {f"{name}_{i}": value for name, values in lists.items() for i, value in enumerate(values)}
-        unfinished = self.folder / f".{CHECKPOINT}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            remove_unfinished(self.folder / CHECKPOINT)
+            with replacing(self.folder / CHECKPOINT) as unfinished, unfinished.open("wb") as file:
                 np.savez(file, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
-            sync(unfinished)
-            os.replace(unfinished, self.folder / CHECKPOINT)
-            sync(self.folder)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise TrainingError(
                 f"{self.folder} cannot hold a checkpoint: {(error.strerror or str(error)).lower()}. What it held "
                 "before is kept. Free some space, or choose a folder elsewhere, and run the same command again"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 import numpy as np
 from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted
 
+from featx._internal.choices import Kept
 from featx._internal.keras import load_keras
 from featx._internal.progress import Progress, silent
-from featx.backbones import SCRATCH, Division, build_tail, is_model_file, subtract_mean_image, subtracts_mean_image
+from featx.backbones import SCRATCH, Division, build_tail, has_mean_image, is_model_file, set_mean_image
 from featx.errors import ModelError, SettingError, TrainingError, one_line
 from featx.heads import Choice, Constraint, Groups, Head, Number, OnEpoch, Scores, Stopping, Whole, as_rows, make_head
 from featx.tail.batches import in_batches, of_epoch
@@ -23,7 +24,7 @@ from featx.tail.training import TailTraining, heard_by
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEPT = ("best", "last")
+KEPT: tuple[str, ...] = get_args(Kept)
 EPOCHS = 20  # at most, by default
 LARGEST_HALF = 6e4  # of float16, nearly
 MEAN_ROWS = 256  # pictures that are read at once for the mean image
@@ -92,7 +93,7 @@ class TailHead(Head):
         I. Loshchilov & F. Hutter (2017), "SGDR: stochastic gradient descent with warm restarts", ICLR.
         I. Loshchilov & F. Hutter (2019), "Decoupled weight decay regularization", ICLR.
 
-    Examples:
+    Example:
         >>> import numpy as np
         >>> from featx.tail import TailHead
         >>> division = {"backbone": "cnn4", "size": 46, "preprocess": "none", "cut": "pixels", "end": "", "trains": ()}
@@ -219,8 +220,8 @@ class TailHead(Head):
         self.feature_shape_ = tuple(X.shape[1:])
         groups = Groups(groups, len(labels))
         tail = self._built_tail(self.weights)
-        if subtracts_mean_image(tail):
-            subtract_mean_image(tail, _mean_image(*(start.rows or (X, y))))
+        if has_mean_image(tail):
+            set_mean_image(tail, _mean_image(*(start.rows or (X, y))))
         state = start.checkpoints.newest() if start.checkpoints else None
         head = start.head
         if head is None and state is None and start.rows is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
+from featx._internal.choices import Optimizer, Schedule
 from featx._internal.keras import load_keras
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "constant")
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 WARM_UP = 0.05  # share of the steps in which the learning rate rises to its full height, on the cosine schedule
 
 

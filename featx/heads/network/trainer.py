@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx._internal.memory import released_by_clear_memory
 from featx.heads.network.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Trainer:
 
 
 _idle: list[tuple[tuple[Any, ...], Trainer]] = []  # the longest unused first
+released_by_clear_memory(_idle.clear)
 _lock = threading.Lock()
 
 

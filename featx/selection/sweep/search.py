@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack, get_args
 
 import optuna
 
+from featx._internal.choices import Pruner
 from featx._internal.hashing import digest
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
 from featx.classifier import fit
 from featx.errors import SettingError, TrainingError, require_choice
-from featx.heads import make_head
+from featx.heads import HeadParams, make_head
 from featx.rows import Rows, inputs_of, read_rows
 from featx.selection.sweep import study as studies
 from featx.selection.sweep.result import Sweep, Trial
@@ -27,7 +28,7 @@ from featx.selection.sweep.training import Task, attempt, attempt_in_workers, pa
 
 logger = logging.getLogger(__name__)
 
-PRUNERS = ("median", "hyperband", "none")
+PRUNERS: tuple[str, ...] = get_args(Pruner)
 PATIENCE = 8  # epochs that a trial waits for a better one: a search can afford less than the final fit
 
 
@@ -44,7 +45,7 @@ def sweep(
     repeats: int = 1,
     random_state: int = 0,
     progress: Progress | None = None,
-    **fixed: Any,
+    **fixed: Unpack[HeadParams],
 ) -> Sweep:
     """Search for a head's best parameters on the validation rows, and fit it with them by :func:`featx.fit`.
 
@@ -68,15 +69,23 @@ def sweep(
             patience of 8 unless it is given; the final fit has the head's own.
 
     Raises:
-        SettingError: a setting is not what it may be.
+        SettingError: a setting out of its range, or one that the head does not have.
         TrainingError: rows on which no head can be trained.
         SweepError: the storage is another sweep's, in use, or cannot be written; or workers are killed.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> result = featx.sweep(features, "mlp", trials=2, epochs=2, hidden=8, input="avg")
+        >>> len(result.trials), result.best.params["hidden"]
+        (2, 8)
     """
     started = time.monotonic()
     _check(head, pruner, trials=trials, workers=workers, repeats=repeats, timeout=timeout)
     model = make_head(head, **fixed)
     model.check_settings()
-    features = features if isinstance(features, Features) else load_features(features)
+    epochs = model.get_params()["epochs"]
+    features = load_features(features)
     inputs = inputs_of(features, fixed)
     space = search_space(head, inputs, list(fixed))
     rows = read_rows(features, inputs, validation, random_state, repeats)
@@ -84,7 +93,7 @@ def sweep(
     about = _about(features, task, validation, repeats)
     with (
         _place(storage) as path,
-        studies.opened(path, about, studies.make_pruner(pruner, model.get_params()["epochs"])) as study,
+        studies.opened(path, about, studies.make_pruner(pruner, epochs)) as study,
     ):
         deadline = started + (float("inf") if timeout is None else timeout)
         try:
@@ -102,7 +111,7 @@ def sweep(
 def _check(head: str, pruner: str, timeout: float | None, **counts: int) -> None:
     if head not in SWEPT_HEADS:
         only = " and ".join(SWEPT_HEADS)
-        raise SettingError(f"only {only} are swept, got `head` {head}; `featx fit` fits the others", "head")
+        raise SettingError(f"only {only} are swept, got `head={head}`; `featx fit` fits the others", "head")
     require_choice("pruner", pruner, PRUNERS)
     for name, count in counts.items():
         if count < 1:
@@ -113,7 +122,7 @@ def _check(head: str, pruner: str, timeout: float | None, **counts: int) -> None
 
 def _about(features: Features, task: Task, validation: float, repeats: int) -> dict[str, Any]:
     """What makes two sweeps the same one."""
-    names, pictures = [*features.class_names, ""], features.views == 0
+    names, pictures = [*features.class_names, ""], features.pictures
     labels = [names[label] for label in features.y[pictures]]
     listing = [features.ids[pictures].tolist(), labels, features.splits[pictures].tolist()]
     return {

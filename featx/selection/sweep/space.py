@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from featx._internal.choices import SweptHead
 from featx.heads import HEADS
 
-SWEPT_HEADS = ("bn-mlp", "mlp")
+SWEPT_HEADS: tuple[str, ...] = get_args(SweptHead)
 
 
 class Scale(Protocol):

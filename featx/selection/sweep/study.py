@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def opened(path: Path, about: dict[str, Any], pruner: optuna.pruners.BasePruner)
         SweepError: the storage is another sweep's, in use, or no storage; or it can no longer be written.
     """
     if path.is_dir():
-        raise SweepError(f"{path} is a folder; --storage names a file in it, such as {path / 'sweep.db'}")
+        raise SweepError(f"{path} is a folder; `storage` names a file in it, such as {path / 'sweep.db'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0), _quiet_optuna():
@@ -52,10 +52,10 @@ def opened(path: Path, about: dict[str, Any], pruner: optuna.pruners.BasePruner)
             _require_same(study, about, path)
             yield study
     except filelock.Timeout:
-        raise SweepError(f"{path} is in use by another sweep; wait for its end, or give another --storage") from None
+        raise SweepError(f"{path} is in use by another sweep; wait for its end, or give another `storage`") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = one_line(Exception(getattr(error.__cause__ or error, "orig", error)))
-        raise SweepError(f"{path} cannot be used as the storage of a sweep: {cause}; give another --storage") from error
+        raise SweepError(f"{path} cannot be used as the storage of a sweep: {cause}; give another `storage`") from error
 
 
 def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
@@ -102,13 +102,13 @@ def finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def results(study: optuna.Study, space: dict[str, Scale], fixed: dict[str, Any]) -> list[Trial]:
+def results(study: optuna.Study, space: dict[str, Scale], fixed: Mapping[str, Any]) -> list[Trial]:
     """The finished trials by their number."""
     found = [_result(trial, space, fixed) for trial in study.get_trials(deepcopy=False, states=FINISHED)]
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _result(trial: FrozenTrial, space: dict[str, Scale], fixed: dict[str, Any]) -> Trial:
+def _result(trial: FrozenTrial, space: dict[str, Scale], fixed: Mapping[str, Any]) -> Trial:
     attrs = trial.user_attrs
     accuracies = attrs.get("accuracies") or list(trial.intermediate_values.values())
     error = attrs.get("error")
@@ -117,7 +117,7 @@ def _result(trial: FrozenTrial, space: dict[str, Scale], fixed: dict[str, Any]) 
     return Trial(
         number=attrs["draw"],
         state="failed" if error else trial.state.name.lower(),
-        params=fixed | decoded(trial.params, space),
+        params={**fixed, **decoded(trial.params, space)},
         mean_accuracy=None if error else best,
         std_accuracy=float(np.std(accuracies)) if complete else 0.0,
         log_loss=float(np.mean(attrs["log_losses"])) if complete else None,
@@ -142,7 +142,7 @@ def _require_same(study: optuna.Study, about: dict[str, Any], path: Path) -> Non
     if known is None:
         study.set_user_attr("about", about)
     elif different := spec_difference(known, about):
-        raise SweepError(f"{path} holds another sweep: {'; '.join(different)}. Give another --storage, or remove it")
+        raise SweepError(f"{path} holds another sweep: {'; '.join(different)}. Give another `storage`, or remove it")
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ import optuna
 from joblib.externals.loky import ProcessPoolExecutor
 from optuna.trial import TrialState
 
-from featx._internal.parallel import end_with, share_of_cores, threads_in_environment
+from featx._internal.parallel import share_of_cores, threads_in_environment, watch_parent
 from featx.errors import SweepError, TrainingError, one_line
 from featx.heads import make_head
 from featx.rows import Rows
@@ -158,7 +158,7 @@ def patiently(attempts: Callable[[], Iterator[None]]) -> Iterator[None]:
             if killed == KILLED_AT_MOST:
                 raise SweepError(
                     f"workers were killed {killed} times before any finished a trial, perhaps for want of memory; the "
-                    "same command with fewer --workers goes on"
+                    "same command with fewer `workers` goes on"
                 ) from error
             logger.warning("a worker was killed; its trial is done again")
 
@@ -166,7 +166,7 @@ def patiently(attempts: Callable[[], Iterator[None]]) -> Iterator[None]:
 def _begin(parent: int) -> None:
     """Leave Ctrl-C to the first process, and end when it does: nobody would wait for this one's results."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with(parent)
+    watch_parent(parent)
 
 
 @cache
