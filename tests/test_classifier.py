@@ -30,7 +30,15 @@ from featx._internal.intervals import wilson_interval
 from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
 from featx.classifier.folder import about_digest
-from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
+from featx.errors import (
+    CacheError,
+    DatasetError,
+    ModelError,
+    SettingError,
+    SpecMismatchError,
+    TrainingError,
+    WeightsError,
+)
 from featx.heads import BNMLPHead, LogisticHead
 
 CLASSES = ["lying", "slanted", "standing"]  # as class_names are sorted
@@ -294,16 +302,30 @@ def test_a_class_of_unreadable_pictures_is_named(stripes: Stripes, tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"head": "forest"}, "unknown head 'forest'"),
-        ({"head": "ridge", "epochs": 3}, "the ridge head has no 'epochs'"),
-        ({"head": "ridge", "C": -2}, "C must be positive. Got -2 instead"),
-        ({"head": "ridge", "validation": 1.5}, "validation share must be at least 0 and below 1, got 1.5"),
-        ({"head": "bn-mlp", "dropout": 2}, "dropout must be at least 0 and below 1. Got 2 instead"),
+        ({"head": "forest"}, "unknown `head` 'forest'"),
+        ({"head": "ridge", "epochs": 3}, "the ridge head has no setting 'epochs'"),
+        ({"head": "ridge", "C": -2}, "`C` must be from 1e-10 to 1e.06, got -2"),
+        ({"head": "bn-mlp", "dropout": 2}, "`dropout` must be at least 0 and below 1, got 2"),
+        (
+            {"head": "bn-mlp", "calibrate": True, "validation": 0},
+            "`calibrate` needs validation rows; expected a `validation`",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_named(stripes: Stripes, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(SettingError, match=message):
         featx.fit(stripes.features, **settings)
+
+
+def test_a_bad_setting_of_a_head_is_said_before_any_work(tmp_path: Path) -> None:
+    for fit in (featx.fit, featx.few_shot, featx.cross_validate, featx.sweep):
+        with pytest.raises(SettingError, match="`hidden` must be at least 1, got 0"):
+            fit(tmp_path / "not-looked-for.h5", "mlp", hidden=0)
+
+
+def test_a_validation_share_is_below_one(stripes: Stripes) -> None:
+    with pytest.raises(featx.FeatxError, match="validation.* must be at least 0 and below 1, got 1.5"):
+        featx.fit(stripes.features, "ridge", validation=1.5)
 
 
 def test_a_feature_file_that_is_not_there(tmp_path: Path) -> None:

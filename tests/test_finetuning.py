@@ -21,9 +21,9 @@ from featx.backbones import PIXELS, SCRATCH, Division, build_tail, divide
 from featx.backbones.scratch import build_scratch
 from featx.classifier import Classifier
 from featx.errors import BackboneError, SettingError, TrainingError
-from featx.heads import head_layers, layer_weights, make_head
+from featx.heads import make_head
 from featx.tail import Checkpoints, TailHead, checkpoints
-from featx.tail.course import Course
+from featx.tail.training import TailTraining
 
 Make = Callable[..., Path]
 FAST: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 8}
@@ -164,8 +164,8 @@ def test_layers_compute_what_the_fitted_head_does(head: str, input: str, classes
     X = (3 * rng.normal(size=(30, 3, 3, 5)) + 1).astype(np.float32)
     y = np.arange(30) % classes
     fitted = make_head(head, input=input, **({"epochs": 2} if "mlp" in head else {})).fit(X, y)
-    layers = head_layers(fitted, X.shape[1:], classes)
-    layers.set_weights(layer_weights(fitted))
+    layers = fitted.keras_layers(X.shape[1:], classes)
+    layers.set_weights(fitted.keras_weights())
     probabilities = load_keras().ops.softmax(layers.predict_on_batch(X))
     np.testing.assert_allclose(probabilities, fitted.predict_proba(X), atol=1e-5)
 
@@ -294,7 +294,7 @@ def test_alexnet_is_the_papers() -> None:
     assert (shapes["pool1"], shapes["pool2"], shapes["pool5"]) == ((27, 27, 96), (13, 13, 256), (6, 6, 256))
     assert np.prod(shapes["pool5"]) == 9216
     head, params = SCRATCH["alexnet"].head
-    top = head_layers(make_head(head, **params), (6, 6, 256), 10)
+    top = make_head(head, **params).keras_layers((6, 6, 256), 10)
     assert [w.shape for w in top.weights if len(w.shape) == 2] == [(9216, 4096), (4096, 4096), (4096, 10)]
 
 
@@ -469,15 +469,15 @@ def test_a_loss_that_is_no_number_stops_training(
     tune: Any, make_dataset: Make, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make_dataset(classes=2, each=8)
-    with pytest.raises(TrainingError, match=r"not a number in epoch 1; try a lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"not a number in epoch 1; try a lower `learning_rate`"):
         tune(dataset, unfreeze="mix", learning_rate=1e38, optimizer="sgd", schedule="constant", epochs=5, batch_size=4)
-    healthy = Course._epoch
+    healthy = TailTraining.train
 
-    def spoilt(course: Course, number: int, tell: Any) -> dict[str, float]:
-        told = healthy(course, number, tell)
-        return {**told, "loss": np.nan} if number == 3 else told
+    def spoilt(training: TailTraining, epoch: int) -> dict[str, float]:
+        logs = healthy(training, epoch)
+        return {**logs, "loss": np.nan} if epoch == 3 else logs
 
-    monkeypatch.setattr(Course, "_epoch", spoilt)
+    monkeypatch.setattr(TailTraining, "train", spoilt)
     for validation in (0, 0.2):
         late = tune(dataset, unfreeze="mix", epochs=9, validation=validation)
         assert (late.fitting.stopped, late.fitting.epochs) == ("nan", 2)
@@ -502,22 +502,22 @@ def test_one_class_is_said(tune: Any, make_dataset: Make) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"optimizer": "lion"}, "unknown optimizer 'lion'; expected one of adamw, adam, sgd"),
-        ({"schedule": "steps"}, "unknown schedule 'steps'"),
-        ({"epochs": 0}, "epochs must be positive"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"optimizer": "lion"}, "unknown `optimizer` 'lion'; expected one of adamw, adam, sgd"),
+        ({"schedule": "steps"}, "unknown `schedule` 'steps'"),
+        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be above 0, got -1.0"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0"),
         ({"rate": 1.0}, "fine-tuning has no setting 'rate'"),
-        ({"head": "knn"}, "KNNHead has no weights that could be trained further"),
+        ({"head": "knn"}, "the knn head has no weights that could be trained further; take another `head`"),
         ({"pooling": "avg"}, "fine-tuning needs maps"),
-        ({"from_scratch": "cnn5"}, "unknown network 'cnn5'"),
+        ({"from_scratch": "cnn5"}, "unknown `from_scratch` 'cnn5'; did you mean 'cnn4'"),
         ({"from_scratch": "cnn4", "size": 40}, "cnn4 needs pictures of at least 46 x 46"),
-        ({"unfreeze": "mix", "head_params": {"C": -1}}, "C must be positive"),
+        ({"unfreeze": "mix", "head_params": {"C": -1}}, "`C` must be from 1e-10 to 1e.06, got -1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], message: str) -> None:
-    with pytest.raises((TrainingError, BackboneError, SettingError), match=message):
+    with pytest.raises((SettingError, BackboneError), match=message):
         tune(**{"unfreeze": "mix", **given})
 
 
@@ -530,7 +530,7 @@ def test_init_brings_its_own_network_and_head(tune: Any, make_dataset: Make, tmp
         (tuned, {}, "this one has a tail"),
         (plain, {"from_scratch": "cnn4"}, "give one of the two"),
     ):
-        with pytest.raises(TrainingError, match=message):
+        with pytest.raises(SettingError, match=message):
             featx.finetune(dataset, init=init, cache_dir=tmp_path / "cache", **given)
     more = make_dataset(classes=3, each=8, name="more")
     with pytest.raises(TrainingError, match="knows the classes lying, standing, the data set has lying, slanted"):

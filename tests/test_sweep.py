@@ -28,7 +28,7 @@ import featx
 from featx._internal.parallel import share_of_cores, threads_in_environment
 from featx.cache import Features
 from featx.cli import app
-from featx.errors import SweepError, TrainingError
+from featx.errors import SettingError, SweepError, TrainingError
 from featx.heads import HEADS, BNMLPHead, MLPHead
 from featx.rows import Rows, inputs_of, read_rows
 from featx.selection.sweep import PRUNERS, Sweep, Trial, search_space, training
@@ -448,30 +448,41 @@ def test_a_trial_that_cannot_be_trained_has_failed(file: Path, monkeypatch: pyte
 
 def test_if_no_trial_can_be_trained_the_sweep_says_why(file: Path) -> None:
     with pytest.raises(
-        TrainingError, match=r"^none of 2 trials could be trained: dropout must be at least 0 and below"
+        TrainingError, match=r"^none of 2 trials could be trained: the loss became not a number in epoch 2"
     ):
+        sweep(file, trials=2, learning_rate=1e30, batch_size=64)
+    with pytest.raises(SettingError, match="^`dropout` must be at least 0 and below 1, got 2.0"):
         sweep(file, trials=2, dropout=2.0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "svm"}, "only bn-mlp and mlp are swept, got --head svm; `featx fit` fits the others"),
-        ({"pruner": "best"}, "unknown pruner 'best'; expected one of median, hyperband, none"),
-        ({"trials": 0}, "--trials must be at least 1, got 0"),
-        ({"workers": 0}, "--workers must be at least 1, got 0"),
-        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
-        ({"timeout": 0}, "--timeout must be more than 0 seconds, got 0"),
-        ({"C": 1}, "the mlp head has no 'C'"),
-        ({"validation": 0}, "a sweep chooses by validation rows, and there are none"),
-        ({"validation": 1}, "must be at least 0 and below 1, got 1"),
+        ({"head": "svm"}, "only bn-mlp and mlp are swept, got `head` svm; `featx fit` fits the others"),
+        ({"pruner": "best"}, "unknown `pruner` 'best'; expected one of median, hyperband, none"),
+        ({"trials": 0}, "`trials` must be at least 1, got 0"),
+        ({"workers": 0}, "`workers` must be at least 1, got 0"),
+        ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
+        ({"timeout": 0}, "`timeout` must be more than 0 seconds, got 0"),
+        ({"C": 1}, "the mlp head has no setting 'C'"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_settings_that_cannot_be_are_errors(options: dict[str, Any], message: str, file: Path) -> None:
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(SettingError) as caught:
         sweep(file, **options)
-    assert str(caught.value).startswith(message) or message in str(caught.value)
+    assert str(caught.value).startswith(message)
+    assert caught.value.setting == next(iter(options))
+    assert not list(Path.cwd().glob("*.db"))
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [(0, "a sweep chooses by validation rows, and there are none"), (1, "must be at least 0 and below 1, got 1")],
+)
+def test_a_sweep_needs_validation_rows(validation: float, message: str, file: Path) -> None:
+    with pytest.raises(featx.FeatxError, match=message):
+        sweep(file, validation=validation)
     assert not list(Path.cwd().glob("*.db"))
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.inspection.contents import Contents, in_order, rank
-from featx.inspection.likeness import OUTLYING, averaged, groups_of, modified_z, nearest, pairs_of
+from featx.inspection.likeness import OUTLYING, groups_of, modified_z, nearest, pairs_of
 from featx.inspection.result import Outlier, Pair, Suspect
 from featx.inspection.suspects import confident, held_out_probabilities
 from featx.pictures import Picture
+from featx.rows import pooled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def compare(
     if len(copies) < 2:
         alike.notes.append("there are no two different pictures with features to compare")
         return alike
-    X = averaged(features, np.array([row_of[contents.ids[number]] for number in found]))
+    X = pooled(features, np.array([row_of[contents.ids[number]] for number in found]), "avg")
     cosines, numbers = nearest(X, neighbors, progress)
     pairs, cosine = pairs_of(cosines, numbers, similarity)
     _note_pairs(alike, pairs, cosine, [pictures[0] for pictures in copies], similarity)

@@ -13,8 +13,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from featx._internal.progress import Progress
-from featx.cache import Features
-from featx.heads import as_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,16 +21,6 @@ SIMILARITY = 0.9  # see `inspect`
 NEIGHBORS = 10
 QUERIES = 4096  # rows whose neighbours are looked for at a time
 OUTLYING = 3.5  # Iglewicz & Hoaglin's
-
-
-def averaged(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Features of some rows, averaged over the map, float32 ``(rows, c)``; read block by block."""
-    X = np.empty((len(rows), features.shape[-1]), np.float32)
-    done = 0
-    for block, read in features.blocks(rows):
-        X[done : done + len(block)] = as_rows(read, "avg")
-        done += len(block)
-    return X
 
 
 def nearest(

@@ -7,13 +7,13 @@ least what it is on average for the pictures labelled so; that makes up for clas
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featx._internal.progress import Progress
 from featx.heads import LogisticHead
-from featx.rows import fold_numbers
+from featx.rows import fold_numbers, out_of_fold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,19 +47,17 @@ def held_out_probabilities(
         probabilities ``(n, classes)``, and a mask ``(n,)`` of the pictures that could be judged: those whose class has
         pictures outside of their fold.
     """
-    found, judged = np.zeros((len(y), int(y.max()) + 1)), np.zeros(len(y), np.bool_)
     fold = fold_numbers(groups, y, min(FOLDS, len(np.unique(groups))), random_state)
-    n_folds = int(fold.max()) + 1
-    for number in range(n_folds):
-        progress("judging the labels", number, n_folds)
-        train, mine = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        if len(np.unique(y[train])) < 2:
-            continue
+
+    def predict(train: NDArray[np.int64], held_out: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        if len(np.unique(y[train])) < 2:  # of one class no head can be fitted
+            return np.empty(0, np.int64), np.empty((len(held_out), 0))
         head = LogisticHead(C).fit(X[place[train]], y[train])
-        found[np.ix_(mine, head.classes_)] = head.predict_proba(X[place[mine]])
-        judged[mine] = np.isin(y[mine], head.classes_)
-    progress("judging the labels", n_folds, n_folds)
-    return found, judged
+        return head.classes_, head.predict_proba(X[place[held_out]])
+
+    probabilities = out_of_fold(fold, int(y.max()) + 1, predict, progress, "judging the labels").astype(np.float64)
+    judged = ~np.isnan(probabilities[np.arange(len(y)), y])
+    return np.nan_to_num(probabilities, nan=0.0), judged
 
 
 def confident(

@@ -10,7 +10,7 @@ from typing import Any
 from featx._internal.options import option_of
 from featx.backbones import SCRATCH
 from featx.cache import Features
-from featx.classifier import TAIL, Classifier, Fitting, head_name
+from featx.classifier import Classifier, Fitting, head_name
 
 # Parameters that `featx fit` has an option for, and those of `featx finetune` besides the head's
 PARAMETERS = (
@@ -43,7 +43,7 @@ def steps_of(classifier: Classifier, trained_on: Features | None, folder: str) -
         trained_on: the features that it was fitted on, if they are still there.
         folder: where it is to be saved.
     """
-    if head_name(classifier.head) == TAIL:
+    if classifier.head.has_tail:
         return _finetuning(classifier, trained_on, folder)
     extract = ["featx", "extract", _dataset(trained_on), *_recipe_options(classifier.recipe), *_views(trained_on)]
     usual = type(classifier.head)()

@@ -9,7 +9,7 @@ import numpy as np
 
 from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.classifier import TAIL, Classifier, head_name
+from featx.classifier import Classifier
 from featx.errors import TrainingError
 from featx.selection.few_shot import Shots, few_shot
 
@@ -18,7 +18,6 @@ REPEATS = 3
 LARGEST = 20_000  # rows for which the curve of pictures a class is still quick
 COST = 2e8  # rows x columns x classes: about a minute
 BYTES = 2**30  # of the feature file, which is read for each of its points
-EPOCH_HEADS = ("bn-mlp", "mlp", TAIL)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def _shots(classifier: Classifier, features: Features, progress: Progress | None
     why = _why_not(classifier, features)
     if why:
         return [], f"Accuracy by the number of training pictures was not measured: {why}."
-    head, of_epochs = classifier.head, head_name(classifier.head) in EPOCH_HEADS
+    head, of_epochs = classifier.head, classifier.head.trains_in_epochs
     most = max(np.bincount(features.y[np.isin(features.ids, classifier.train_ids)]).tolist())
     shots = [number for number in SHOTS if number is None or number < most]
     try:
@@ -66,7 +65,7 @@ def _why_not(classifier: Classifier, features: Features) -> str:
     """Why the curve would not be quick or not make sense; empty if it would."""
     if not np.isin(features.ids, classifier.train_ids).any():
         return "these features do not hold the pictures that it was trained on"
-    if head_name(classifier.head) == TAIL:
+    if classifier.head.has_tail:
         return "layers of the network were trained, which takes long"
     shape: tuple[int, ...] = features.shape[1:]
     flat = len(shape) == 3 and classifier.head.input == "flat"
