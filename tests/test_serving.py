@@ -76,7 +76,7 @@ def model(classifier: Classifier, data: Path) -> Path:
 def plain_model(data: Path) -> Path:
     """A classifier of the pixels themselves: its server loads no network library."""
     done = featx.extract(data, cache_dir=data.parent / "cache", backbone="pixels", size=16)
-    return featx.fit(done.features, "logreg", input="flat").save(data.parent / "plain")
+    return featx.fit(done.features_path, "logreg", input="flat").save(data.parent / "plain")
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +390,7 @@ def test_an_address_that_cannot_be_had_is_said() -> None:
     with _listener("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ServingError, match=f"port {port} is in use; give another --port"):
+        with pytest.raises(ServingError, match=f"port {port} is in use; give another `port`, or `port=0`"):
             _listener("127.0.0.1", port)
     with pytest.raises(ServingError, match="is not this machine's address"):
         _listener("192.0.2.1", 0)

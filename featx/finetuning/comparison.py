@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from featx.finetuning.finetune import finetune
 from featx.heads import HEADS
 from featx.rows import training_split
 from featx.tail import TailHead
-
-if TYPE_CHECKING:
-    pass
 
 EPOCHS = 10  # of fine-tuning
 TAIL, END_TO_END = "tail", "end to end"
@@ -115,7 +112,8 @@ def compare(
         **fields: fields of :class:`featx.Recipe`, which replace the recipe's own.
 
     Raises:
-        TrainingError: no rows to measure on, or settings that do not fit.
+        SettingError: a setting out of its range, or with a name that nothing has.
+        TrainingError: no rows to measure on.
     """
     if repeats < 2:
         raise SettingError(f"`repeats` must be at least 2, got {repeats}", "repeats")
