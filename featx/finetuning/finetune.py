@@ -187,6 +187,8 @@ def _train(
     except KeyboardInterrupt:
         kept = "" if checkpoints is None else f": {checkpoints.said()}; run the same command again to go on"
         raise KeyboardInterrupt(f"training was interrupted{kept}") from None
+    except SettingError:
+        raise
     except ValueError as error:  # scikit-learn's way to say that a head's settings do not fit
         raise TrainingError(str(error)) from error
 
