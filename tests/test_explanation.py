@@ -18,8 +18,7 @@ import featx
 from featx import Classifier
 from featx.cli import app
 from featx.errors import SettingError, SpecMismatchError, TrainingError
-from featx.explanation import Explanation, explanation
-from featx.explanation.explanation import explain
+from featx.explanation import Explanation, activation_maps, explain
 
 Make = Callable[..., Path]
 
@@ -41,7 +40,7 @@ def classifier(features: str) -> Classifier:
 
 
 def seen(e: Explanation) -> np.ndarray:
-    return np.asarray(Image.open(e.image))
+    return np.asarray(Image.open(e.image_path))
 
 
 def test_cached_pictures_need_no_network(
@@ -56,7 +55,7 @@ def test_cached_pictures_need_no_network(
     assert [e.path for e in maps] == sorted(str(p) for p in data.rglob("*.png"))
     assert [e.true_label for e in maps] == ["lying"] * 8 + ["standing"] * 8
     assert all(e.label == e.class_name and e.probability == e.class_probability > 0.5 for e in maps)
-    assert len({e.image for e in maps}) == 16 and all(seen(e).ndim == 3 for e in maps)
+    assert len({e.image_path for e in maps}) == 16 and all(seen(e).ndim == 3 for e in maps)
 
 
 def test_new_pictures_give_the_same_as_cached_ones(classifier: Classifier, data: Path, tmp_path: Path) -> None:
@@ -118,13 +117,13 @@ def test_odd_names_make_files_of_plain_names(classifier: Classifier, tmp_path: P
     (tmp_path / "odd").mkdir()
     picture(0, 1).save(tmp_path / "odd" / name)
     (found,), _ = explain(classifier, [tmp_path / "odd" / name], out=tmp_path / "maps")
-    assert Path(found.image).parent == tmp_path / "maps" and not set(Path(found.image).name) & set("<>\n'\"")
+    assert Path(found.image_path).parent == tmp_path / "maps" and not set(Path(found.image_path).name) & set("<>\n'\"")
     assert seen(found).size
 
 
 def test_pictures_of_one_name_make_several_files(classifier: Classifier, data: Path, tmp_path: Path) -> None:
     maps, _ = explain(classifier, [data / "lying" / "001.png", data / "standing" / "001.png"], out=tmp_path / "maps")
-    assert [Path(e.image).name for e in maps] == ["001.png", "001-2.png"]
+    assert [Path(e.image_path).name for e in maps] == ["001.png", "001-2.png"]
 
 
 def test_a_large_picture_is_shown_small_and_a_tiny_one_too(classifier: Classifier, tmp_path: Path) -> None:
@@ -172,7 +171,7 @@ def test_stripes_are_where_the_evidence_is(tmp_path: Path, tiny_backbone: str) -
         featx.extract(tmp_path / "corner", cache_dir=tmp_path / "cache", **recipe).features_path
     )
     classifier = featx.fit(features, "logreg", input="flat", C=1.0)
-    maps = explanation.activation_maps(classifier.head, features.X(), features.y.astype(np.int64))
+    maps = activation_maps(classifier.head, features.X(), features.y.astype(np.int64))
     spread = np.ptp(maps, axis=0)
     assert spread[:2, :2].min() > 0.1 and spread[2:, 2:].max() < 1e-3, "what all pictures share tells nothing"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,18 +36,24 @@ def explain(
     Pictures whose features are cached cost no run of the network.
     """
     from featx.classifier import Classifier
-    from featx.explanation.explanation import explain
+    from featx.explanation import explain
 
     classifier = Classifier.load(model, weights)
-    maps, bad = explain(classifier, paths, method=method, class_name=class_name, out=out, progress=progress)
-    for path, reason in bad:
+    maps, quarantine = explain(classifier, paths, method=method, class_name=class_name, out=out, progress=progress)
+    for path, reason in quarantine:
         note(f"quarantined: {path!r}: {reason}")
+    listed = len(maps) + len(quarantine)
     cached = sum(explanation.cached for explanation in maps)
-    note(f"{len(maps) + len(bad)} listed = {len(maps)} explained + {len(bad)} quarantined; {cached} from the cache")
-    fields = {"maps": [asdict(m) for m in maps], "quarantined": [{"path": p, "reason": r} for p, r in bad]}
-    return Report(fields, _table(maps), failed=not maps)
+    note(f"{listed} listed = {len(maps)} explained + {len(quarantine)} quarantined; {cached} from the cache")
+    quarantined = [{"path": path, "reason": reason} for path, reason in quarantine]
+    return Report({"maps": [_fields(m) for m in maps], "quarantined": quarantined}, _table(maps), failed=not maps)
+
+
+def _fields(explanation: Explanation) -> dict[str, Any]:
+    return {"image" if name == "image_path" else name: value for name, value in asdict(explanation).items()}
 
 
 def _table(maps: list[Explanation]) -> str:
-    rows = [[escaped(m.path), m.label, m.probability, m.true_label or "", m.class_name, m.image] for m in maps]
-    return columns(rows, ["picture", "predicted", "probability", "in truth", "explained", "image"]) if maps else ""
+    header = ["picture", "predicted", "probability", "in truth", "explained", "image"]
+    rows = [[escaped(m.path), m.label, m.probability, m.true_label or "", m.class_name, m.image_path] for m in maps]
+    return columns(rows, header) if maps else ""

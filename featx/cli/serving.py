@@ -22,11 +22,12 @@ def serve(
     With --json, one object at the start, with the address.
     """
     from featx.classifier import Classifier
+    from featx.serving import serve
 
     classifier = Classifier.load(model, weights)
-    from featx.serving import serve  # only now: a folder that is no classifier is said without the extra too
 
     def ready(url: str) -> None:
+        """Say the address, which people and programs wait for."""
         announce({"url": url, "model": str(model)}, f"{model} is served at {url}; Ctrl-C ends it")
 
     serve(classifier, host, port, max_bytes=round(max_mb * 1e6), ready=ready)

@@ -24,7 +24,14 @@ from featx.selection.cross_validation import _trained
 
 @dataclass(frozen=True)
 class Shots:
-    """Accuracy after training on so many pictures a class (None: all), with its 95 % interval over the draws."""
+    """Accuracy after training on a number of pictures per class.
+
+    Attributes:
+        shots: pictures per class; None for all.
+        rows: mean number of pictures trained on.
+        mean_accuracy: mean over the draws, 0 to 1; ``ci95`` its 95 % interval (Student's, over the draws).
+        accuracies: accuracy of each draw.
+    """
 
     shots: int | None
     rows: float

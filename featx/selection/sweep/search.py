@@ -1,4 +1,4 @@
-"""The sweep itself."""
+"""The search: trials drawn, attempted and compared, until there are enough of them."""
 
 from __future__ import annotations
 
