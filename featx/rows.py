@@ -62,7 +62,8 @@ def split_rows(
         random_state: seed of the draw.
 
     Raises:
-        TrainingError: ``validation`` is not a share, or nothing is left to train on.
+        SettingError: ``validation`` is not a share.
+        TrainingError: nothing is left to train on.
     """
     if not 0 <= validation < 1:
         raise SettingError(f"`validation` must be at least 0 and below 1, got {validation:g}", "validation")
@@ -91,7 +92,7 @@ def fold_numbers(ids: NDArray[Any], labels: NDArray[Any], folds: int, random_sta
     class, and of all, differ by one picture at most.
 
     Raises:
-        TrainingError: fewer than two folds, or fewer pictures than folds.
+        SettingError: fewer than two folds, or fewer pictures than folds.
     """
     pictures, first, place = np.unique(ids, return_index=True, return_inverse=True)
     if not 2 <= folds <= len(pictures):

@@ -363,7 +363,9 @@ def begun(file: Path) -> Path:
 )
 def test_another_sweeps_storage_is_refused(changed: dict[str, Any], what: str, file: Path, begun: Path) -> None:
     before = begun.read_bytes()
-    with pytest.raises(SweepError, match=rf"^s\.db holds another sweep: {what}.*Give another --storage") as caught:
+    with pytest.raises(
+        SweepError, match=rf"^s\.db holds another sweep: {what}.*Give another `storage`, or remove it$"
+    ) as caught:
         sweep(file, **{"trials": 1, "storage": begun, **changed})
     assert "\n" not in str(caught.value) and begun.read_bytes() == before
 
@@ -395,7 +397,7 @@ def test_what_is_no_storage_is_refused(file: Path) -> None:
     with pytest.raises(SweepError, match=r"^notes\.txt cannot be used as the storage of a sweep: .*not a database"):
         sweep(file, storage="notes.txt")
     assert Path("notes.txt").read_text() == "not SQLite, " * 100
-    with pytest.raises(SweepError, match=r"^\. is a folder; --storage names a file in it, such as sweep\.db"):
+    with pytest.raises(SweepError, match=r"^\. is a folder; `storage` names a file in it, such as sweep\.db"):
         sweep(file, storage=".")
 
 
@@ -464,26 +466,23 @@ def test_if_no_trial_can_be_trained_the_sweep_says_why(file: Path) -> None:
         ({"workers": 0}, "`workers` must be at least 1, got 0"),
         ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
         ({"timeout": 0}, "`timeout` must be more than 0 seconds, got 0"),
-        ({"C": 1}, "the mlp head has no setting 'C'"),
+        ({"C": 1}, "the mlp head has no setting 'C'; it takes batch_size, dropout, "),
+        ({"validation": 1}, "`validation` must be at least 0 and below 1, got 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_settings_that_cannot_be_are_errors(options: dict[str, Any], message: str, file: Path) -> None:
     with pytest.raises(SettingError) as caught:
-        sweep(file, **options)
+        sweep(file, storage="s.db", **options)
     assert str(caught.value).startswith(message)
     assert caught.value.setting == next(iter(options))
-    assert not list(Path.cwd().glob("*.db"))
+    assert not Path("s.db").exists()
 
 
-@pytest.mark.parametrize(
-    ("validation", "message"),
-    [(0, "a sweep chooses by validation rows, and there are none"), (1, "must be at least 0 and below 1, got 1")],
-)
-def test_a_sweep_needs_validation_rows(validation: float, message: str, file: Path) -> None:
-    with pytest.raises(featx.FeatxError, match=message):
-        sweep(file, validation=validation)
-    assert not list(Path.cwd().glob("*.db"))
+def test_without_validation_rows_there_is_nothing_to_choose_by(file: Path) -> None:
+    with pytest.raises(TrainingError, match="^a sweep chooses by validation rows, and there are none; give `validati"):
+        sweep(file, storage="s.db", validation=0)
+    assert not Path("s.db").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -544,7 +543,7 @@ def test_it_gives_up_if_workers_are_killed_again_and_again() -> None:
     found = training.patiently(attempts)
     for _ in range(3):
         next(found)
-    with pytest.raises(SweepError, match="workers were killed 3 times before any finished a trial.*fewer --workers"):
+    with pytest.raises(SweepError, match="workers were killed 3 times before any finished a trial.*fewer `workers`"):
         next(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from featx.finetuning.finetune import finetune
 from featx.heads import HEADS
 from featx.rows import training_split
 from featx.tail import TailHead
-
-if TYPE_CHECKING:
-    pass
 
 EPOCHS = 10  # of fine-tuning
 TAIL, END_TO_END = "tail", "end to end"

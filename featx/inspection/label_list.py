@@ -17,13 +17,13 @@ def require_place(file: str | Path, root: str | Path) -> None:
     """Find out, before every picture is looked at, whether a list of the data set in ``root`` can be written there.
 
     Raises:
-        DatasetError: it cannot: no CSV, a file that exists, or a folder that is neither the data set's nor above it.
+        SettingError: it cannot: no CSV, a file that exists, or a folder that is neither the data set's nor above it.
     """
     file = Path(file)
     if file.suffix.lower() != ".csv":
-        raise SettingError(f"{file}: the list is a CSV file; name one that ends in .csv")
+        raise SettingError(f"{file}: the list is a CSV file; name one that ends in .csv", "file")
     if os.path.lexists(file):
-        raise SettingError(f"{file} exists and is not overwritten; remove it, or name another")
+        raise SettingError(f"{file} exists and is not overwritten; remove it, or name another", "file")
     _from_folder(file, root)
 
 
@@ -44,7 +44,8 @@ def write_list(found: Inspection, file: str | Path, without_suspects: bool = Fal
         ``unlabelled`` or ``unwritable``, each counted once, for the first of these reasons.
 
     Raises:
-        DatasetError: it cannot be written there, or there would be nothing in it.
+        SettingError: it cannot be written there; see :func:`require_place`.
+        DatasetError: there would be nothing in it.
     """
     file = Path(file)
     require_place(file, found.root)
@@ -84,8 +85,9 @@ def _from_folder(file: Path, root: str | Path) -> str:
         if os.path.isdir(folder) and Path(data).is_relative_to(folder):
             return os.path.relpath(data, folder) if data != folder else ""
     where = Path(root).absolute()
-    raise DatasetError(
-        f"{file}: a label file lies in its data set's folder or above it; name a file in {where} or in {where.parent}"
+    raise SettingError(
+        f"{file}: a label file lies in its data set's folder or above it; name a file in {where} or in {where.parent}",
+        "file",
     )
 
 
