@@ -154,3 +154,16 @@ def disk_of(size: str, folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True, capture_output=True)
+
+
+def commands() -> list[tuple[str, ...]]:
+    """All commands of featx, such as ``("cache", "ls")``."""
+    import typer
+
+    from featx.cli import app
+
+    def names(of: typer.Typer) -> list[str]:
+        return [str(c.name or getattr(c.callback, "__name__", "")) for c in of.registered_commands]
+
+    groups = [(str(group.name), group.typer_instance) for group in app.registered_groups]
+    return [(n,) for n in names(app)] + [(g, n) for g, within in groups if within for n in names(within)]

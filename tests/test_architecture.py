@@ -1,4 +1,4 @@
-"""The house: arrows between rooms, what an import costs, what is public, what the README says."""
+"""The house: arrows between rooms, what an import costs, what is public."""
 
 from __future__ import annotations
 
@@ -146,32 +146,3 @@ def test_public_names() -> None:
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         featx.nope  # noqa: B018
-
-
-def test_readme_names_every_command_and_head() -> None:
-    from featx.cli import app
-    from featx.heads import HEADS
-
-    readme = (PACKAGE.parent / "README.md").read_text()
-    commands = {c.callback.__name__ for c in app.registered_commands if c.callback}
-    assert commands == {
-        "extract",
-        "fit",
-        "evaluate",
-        "predict",
-        "doctor",
-        "backbones",
-        "demo",
-        "cv",
-        "sweep",
-        "finetune",
-        "compare",
-        "report",
-        "explain",
-        "inspect",
-        "serve",
-    }
-    for name in commands:
-        assert re.search(rf"featx {name}\b", readme), name
-    for head in HEADS:
-        assert f"| `{head}` |" in readme

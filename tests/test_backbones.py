@@ -373,7 +373,7 @@ def test_layer_cut() -> None:
 
 
 def test_layer_inside_a_branch_can_be_a_cut() -> None:
-    assert random_trunk("resnet50", layer="conv2_block1_1_relu", size=32).feature_shape == (8, 8, 64)
+    assert random_trunk("resnet50", layer="conv2_block1_1_relu", size=32).info.feature_shape == (8, 8, 64)
 
 
 def test_unknown_layer_suggests() -> None:
@@ -445,7 +445,7 @@ def test_cuts_of_a_list_can_be_built(tiny_backbone: str, tmp_path: Path) -> None
     for file in (tiny_backbone, str(tmp_path / "chain.keras")):
         for row in list_layers(file):
             try:
-                shape = build_trunk(file, preprocess="none", layer=row.name).feature_shape
+                shape = build_trunk(file, preprocess="none", layer=row.name).info.feature_shape
             except BackboneError:
                 shape = None
             assert shape == (row.output_shape if row.cut else None), (Path(file).name, row.name)
@@ -843,7 +843,7 @@ def test_own_model(tiny_backbone: str) -> None:
 
 
 def test_own_model_at_a_layer(tiny_backbone: str) -> None:
-    assert build_trunk(tiny_backbone, preprocess="none", layer="edges").feature_shape == (8, 8, 8)
+    assert build_trunk(tiny_backbone, preprocess="none", layer="edges").info.feature_shape == (8, 8, 8)
     assert [row.name for row in list_layers(tiny_backbone)] == ["input_layer", "edges", "pool", "last"]
     with pytest.raises(BackboneError, match="has no layer 'edge'; did you mean edges"):
         build_trunk(tiny_backbone, preprocess="none", layer="edge")

@@ -18,8 +18,8 @@ from conftest import picture
 import featx
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'featx[serve]'")
-pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install 'featx[serve]'")
+pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install '.[serve]'")
+pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install '.[serve]'")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")]
 

@@ -1068,7 +1068,7 @@ def test_weights_that_moved(stripes: Stripes, tmp_path: Path) -> None:
     base.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(
         WeightsError,
-        match=r"w\.weights\.h5 cannot be read: no such file or directory.* --weights FILE says where they are",
+        match=r"w\.weights\.h5 cannot be read: no such file or directory.* `weights=FILE` says where they are",
     ):
         Classifier.load(folder).predict([stripes.root / "test"])
     found, _ = Classifier.load(folder, weights=str(moved)).predict([stripes.root / "test"])

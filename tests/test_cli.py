@@ -22,19 +22,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import typer
-from conftest import picture
+from conftest import commands, picture
 from typer.testing import CliRunner, Result
 
 import featx
 from featx.backbones import KerasTrunk
 from featx.cli import app
 from featx.errors import WeightsError
-from featx.heads import HEADS
 from featx.pictures import MAX_PIXELS
 
 ROOT = Path(featx.__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_A_PICTURE = "not a picture in a format that can be read"
 
 
@@ -345,7 +342,7 @@ def test_json_lists_have_the_fields_of_the_contract(words: str, made: Made) -> N
 
 def test_every_command_but_two_is_in_the_contract() -> None:
     own_tests = {("demo",), ("serve",)}  # one says several things, the other does not end: see test_serving
-    assert {tuple(c.split("{")[0].split("--")[0].split()) for c in FIELDS} == set(_commands()) - own_tests
+    assert {tuple(c.split("{")[0].split("--")[0].split()) for c in FIELDS} == set(commands()) - own_tests
 
 
 def test_extract_says_what_it_did(made: Made, own: tuple[str, ...]) -> None:
@@ -473,7 +470,7 @@ def test_doctor_compares_as_many_rows_as_asked(made: Made, counted: list[int]) -
         ("extract . --backbone vgg16 --alpha 0.5", "--alpha belongs to MobileNets"),
         ("extract . --size 28", "at least 32 x 32 pixels, got --size 28"),
         ("fit", "no feature file in cache; run `featx extract DATASET` first"),
-        ("fit {features} --head nope", "unknown head 'nope'; expected one of bn-mlp"),
+        ("fit {features} --head nope", "unknown --head 'nope'; expected one of bn-mlp"),
         ("fit {features} --head svm --epochs 3", "--epochs does not go with --head svm"),
         ("fit {features} --validation 1", "must be at least 0 and below 1, got 1"),
         ("evaluate nowhere", "nowhere is not a classifier"),
@@ -722,7 +719,7 @@ def test_pictures_larger_than_allowed_are_quarantined(make_dataset: Callable[...
     done = answer("extract", root, *own, "--max-pixels", 1200, "--cache-dir", "other")
     assert (done["rows"], done["quarantined"]) == (6, 1)
     (bad,) = done["quarantine"]
-    assert bad["path"] == "lying/large.png" and bad["reason"].endswith("pixels are more than --max-pixels 1200")
+    assert bad["path"] == "lying/large.png" and bad["reason"].endswith("pixels are more than max_pixels (1200)")
 
 
 def test_strict_fails_instead_of_quarantining(made: Made, own: tuple[str, ...]) -> None:
@@ -1272,27 +1269,10 @@ def test_work_goes_on_when_nobody_reads_stderr(made: Made, own: tuple[str, ...])
     assert answer("cache", "ls")["files"][0]["shape"] == [32, 4, 4, 8]
 
 
-# -------------------------------------------------------------------------------------------------- help and the README
+# ---------------------------------------------------------------------------------------------------------------- help
 
 
-def _commands() -> list[tuple[str, ...]]:
-    """All commands there are, such as ``("cache", "ls")``."""
-
-    def names(of: typer.Typer) -> list[str]:
-        return [str(c.name or getattr(c.callback, "__name__", "")) for c in of.registered_commands]
-
-    groups = [(str(group.name), group.typer_instance) for group in app.registered_groups]
-    return [(n,) for n in names(app)] + [(g, n) for g, within in groups if within for n in names(within)]
-
-
-def _options() -> set[str]:
-    """All options there are."""
-    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009
-    every = [c for command in commands.values() for c in getattr(command, "commands", {"": command}).values()]
-    return {option for command in every for parameter in command.params for option in parameter.opts}
-
-
-@pytest.mark.parametrize("words", _commands(), ids=" ".join)
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_help_has_an_example(words: tuple[str, ...]) -> None:
     text = run(*words, "--help").stdout
     assert "Example: featx " + " ".join(words) in text
@@ -1300,78 +1280,11 @@ def test_help_has_an_example(words: tuple[str, ...]) -> None:
         assert option in text
 
 
-def test_help_lists_the_commands() -> None:
+def test_help_lists_thecommands() -> None:
     text, within = run("--help").stdout, run("cache", "--help").stdout
-    for words in _commands():
+    for words in commands():
         assert re.search(rf"^\W+{words[-1]}\s", text if len(words) == 1 else within, re.MULTILINE)
     assert run("--version").stdout == f"featx {featx.__version__}\n"
-
-
-@pytest.mark.parametrize("words", _commands(), ids=" ".join)
-def test_the_readme_names_every_command(words: tuple[str, ...]) -> None:
-    told = re.search(rf"featx {' '.join(words)}\b", README)
-    assert told or (words[0] == "cache" and re.search(rf"^\|[^|]*`{words[1]}\b", README, re.MULTILINE))
-
-
-def test_the_readme_has_no_other_options() -> None:
-    named = set(re.findall(r"(?<![\w-])--[A-Za-z][A-Za-z-]*", README))
-    assert {"--backbone", "--C", "--top", "--cache-dir"} <= named
-    assert named - _options() - {"--help", "--version"} == set()
-
-
-def test_the_readme_has_no_other_commands() -> None:
-    lines = re.findall(r"^(?: {4})?featx (\S+)", README, re.MULTILINE)
-    assert len(lines) >= 8 and set(lines) <= {words[0] for words in _commands()}
-
-
-@pytest.mark.usefixtures("eagerly")
-def test_the_readmes_own_pictures_work_as_written(make_dataset: Callable[..., Path], own: tuple[str, ...]) -> None:
-    """Only the network is another one, and the training short."""
-    make_dataset(each=10).rename("photos")
-    make_dataset(each=2, name="new", first=70)
-    shutil.move(Path.cwd().parent / "new", "new")
-    block = re.search(r"```sh\n(featx extract photos/.*?)```", README.split("## Your own pictures")[1], re.DOTALL)
-    assert block
-    found = []
-    for line in block[1].splitlines():
-        words = shlex.split(line.replace("--backbone resnet50", shlex.join(own)), comments=True)[1:]
-        found.append((words[0], answer(*words, *(["--epochs", 3] if "bn-mlp" in words else []))))
-    assert [command for command, _ in found] == ["extract", "fit", "fit", "evaluate", "predict", "doctor"]
-    extracted, network, regression, measured, predicted, checked = (result for _, result in found)
-    assert extracted["rows"] == 20
-    assert (network["head"], network["train_rows"], network["validation_rows"]) == ("bn-mlp", 20, 4)
-    assert (regression["head"], regression["model"]) == ("logreg", "models/photos")
-    assert about(regression["model"])["head"]["params"]["C"] == 0.1
-    assert (measured["rows"], measured["split"], measured["seen_in_training"]) == (4, "validation", 0)
-    assert measured["accuracy"] == regression["validation_accuracy"]
-    assert len(predicted["predictions"]) == 4 and len(Path("new.csv").read_text().splitlines()) == 5
-    assert checked["ok"] is True and checked["rows"] == 20
-
-
-def test_the_readmes_fine_tuning_works_as_written(make_dataset: Callable[..., Path], own: tuple[str, ...]) -> None:
-    """Only the networks are smaller, and the training short."""
-    make_dataset(each=10).rename("photos")
-    smaller = {"block5_conv1": "last", "backbones vgg16": f"backbones {own[1]}", "--size 128": "--size 48"}
-    smaller |= {"--backbone resnet50": shlex.join(own), "--epochs 50": ""}
-    found = {}
-    for section in ("### Fine-tuning, from the cache", "### Is fine-tuning worth it?"):
-        block = re.search(r"```sh\n(.*?)```", README.split(section)[1], re.DOTALL)
-        assert block
-        for line in block[1].splitlines():
-            for long, short in smaller.items():
-                line = line.replace(long, short)
-            words = shlex.split(line, comments=True)[1:]
-            if words[0] == "finetune" and "--from-scratch" not in words:
-                words += own
-            course = ["--epochs", 1] if words[0] != "backbones" else []
-            found[" ".join(words[:4])] = answer(*words, *course)
-    assert [key.split()[0] for key in found] == ["backbones", "finetune", "finetune", "finetune", "compare"]
-    layers, tail, whole, scratch, compared = found.values()
-    assert [row["name"] for row in layers["layers"] if row["trains"]] == ["last"]
-    assert (tail["cut"], tail["train_views"]) == ("pool", 4 * tail["train_rows"])
-    assert (whole["cut"], whole["live_augment"]) == ("pixels", True)
-    assert (scratch["network"], scratch["cut"]) == ("cnn4", "pixels")
-    assert {method["name"] for method in compared["methods"]} == {*HEADS, "tail"}
 
 
 # ------------------------------------------------------------------------------------------------------------- the demo

@@ -125,13 +125,13 @@ def test_heads_are_those_of_the_library() -> None:
 
 def _functions() -> dict[str, list[Callable[..., Any]]]:
     """The functions behind each command."""
-    from featx.extraction import explain as explain_extraction
+    from featx.extraction import plan
     from featx.serving import serve
 
     views, recipe = featx.Views, featx.Recipe
     return {
         "extract": [featx.extract, recipe, views],
-        "cache explain": [explain_extraction, recipe, views],
+        "cache explain": [plan, recipe, views],
         "fit": [featx.fit],
         "cv": [featx.cross_validate, featx.few_shot],
         "sweep": [featx.sweep],

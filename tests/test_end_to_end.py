@@ -11,7 +11,6 @@ import pytest
 
 import featx
 
-ROOT = Path(featx.__file__).parents[1]
 Make = Callable[..., Path]
 
 
@@ -59,13 +58,3 @@ def test_real_pictures_and_weights(shared: Path, real_weights: Path, tmp_path: P
     if name != "penguin-species":  # too few to tell two points
         seeds = [featx.fit(features, "bn-mlp", random_state=seed).evaluate(features).accuracy for seed in range(3)]
         assert np.mean(seeds) >= logreg.accuracy - 0.02
-
-
-def test_the_readmes_python_runs(make_dataset: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_dataset(name="photos", each=12)
-    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102
-    assert len(names["predictions"]) == 24 and names["quarantined"] == []
-    assert (tmp_path / "models/mine/classifier.json").is_file()

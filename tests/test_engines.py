@@ -194,7 +194,7 @@ def test_without_openvino_keras_computes(
     monkeypatch.setattr(openvino_, "installed", lambda: False)
     root = make_dataset(each=2)
     assert run(root).engine == f"keras-{_backend()}" and not caplog.records
-    with pytest.raises(BackboneError, match=r"pip install 'featx\[openvino\]'"):
+    with pytest.raises(BackboneError, match=r"pip install '\.\[openvino\]'"):
         run(root, engine="openvino", layer="edges")
 
 

@@ -642,7 +642,7 @@ def test_a_large_picture_gets_in_when_more_pixels_are_allowed(make_dataset: Make
     picture(0, 5, (200, 100)).save(root / "lying" / "large.png")
     small = run(root, max_pixels=5000)
     assert (small.rows, small.quarantined) == (4, 1)
-    assert small.quarantine == [("lying/large.png", "20000 pixels are more than --max-pixels 5000")]
+    assert small.quarantine == [("lying/large.png", "20000 pixels are more than `max_pixels=5000`")]
     large = run(root, max_pixels=20_000)
     assert (large.rows, large.quarantined, large.computed) == (5, 0, 1)
     assert run(root, max_pixels=5000).quarantined == 0  # its features are there now
@@ -905,15 +905,18 @@ def test_blocks_of_an_interrupted_run_serve_another_listing(
 
 
 FAKE = """
-import json, os, signal, sys, time
+import dataclasses, json, os, signal, sys, time
 import numpy as np
 import featx.extraction.recipe, featx.extraction.run, featx.extraction.share
 from featx.cache import Features
 
 class Fake:
     '''A trunk without a network library: the picture's mean colours.'''
-    backbone, weights, layer, pooling, size, preprocess = "fake", "fake", "last", "none", 32, "none"
-    feature_shape, engine, seconds = (2, 2, 3), "fake", 0.0
+    info = featx.backbones.TrunkInfo(
+        backbone="fake", weights="fake", layer="last", pooling="none", size=32, preprocess="none", precision="float32",
+        engine="fake", feature_shape=(2, 2, 3), batch_size=32,
+    )
+    seconds = 0.0
 
     def __call__(self, images):
         time.sleep(self.seconds)
@@ -1184,7 +1187,7 @@ MEMORY = """
 import resource
 from featx._internal.hashing import content_id
 root, cache, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
-Fake.size, Fake.feature_shape = 64, (32, 32, 64)  # 256 KiB a picture as float32
+Fake.info = dataclasses.replace(Fake.info, size=64, feature_shape=(32, 32, 64))  # 256 KiB a picture as float32
 Fake.__call__ = lambda self, images: np.repeat(images[:, ::2, ::2, :1].astype(np.float32), 64, axis=3)
 os.makedirs(root + "/a")
 for number in range(each):

@@ -20,7 +20,7 @@ from featx._internal.keras import load_keras
 from featx.backbones import PIXELS, SCRATCH, Division, build_tail, divide
 from featx.backbones.scratch import build_scratch
 from featx.classifier import Classifier
-from featx.errors import BackboneError, TrainingError
+from featx.errors import BackboneError, SettingError, TrainingError
 from featx.heads import head_layers, layer_weights, make_head
 from featx.tail import Checkpoints, TailHead, checkpoints
 from featx.tail.course import Course
@@ -313,7 +313,7 @@ def test_local_response_normalisation_is_the_papers() -> None:
 
 @pytest.mark.parametrize(("size", "near"), [(224, 227), (100, 99), (20, 67)])
 def test_a_size_that_does_not_go_through_alexnet_is_explained(size: int, near: int) -> None:
-    with pytest.raises(BackboneError, match=rf"\({size} \+ 2 x 0 - 11\) / 4 \+ 1 = .* or {near}$"):
+    with pytest.raises(SettingError, match=rf"\({size} \+ 2 x 0 - 11\) / 4 \+ 1 = .* or {near}$"):
         build_scratch("alexnet", size, 0)
 
 
@@ -517,7 +517,7 @@ def test_one_class_is_said(tune: Any, make_dataset: Make) -> None:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], message: str) -> None:
-    with pytest.raises((TrainingError, BackboneError), match=message):
+    with pytest.raises((TrainingError, BackboneError, SettingError), match=message):
         tune(**{"unfreeze": "mix", **given})
 
 
@@ -564,7 +564,7 @@ def test_pixels_are_cached_as_they_are(make_dataset: Make, tmp_path: Path) -> No
     assert (features.shape, str(features.dtype)) == ((8, 24, 24, 3), "uint8")
     expected = np.asarray(picture(0, 0).resize((24, 24), 2))
     np.testing.assert_array_equal(features.stored([0])[0], expected)
-    with pytest.raises(BackboneError, match="give --size"):
+    with pytest.raises(SettingError, match="give `size`"):
         featx.extract(dataset, backbone="pixels", cache_dir=tmp_path / "cache")
-    with pytest.raises(BackboneError, match="--pooling and --preprocess do not apply"):
+    with pytest.raises(SettingError, match="`pooling` and `preprocess` do not apply"):
         featx.extract(dataset, backbone="pixels", size=24, pooling="avg", cache_dir=tmp_path / "cache")

@@ -796,7 +796,7 @@ def test_bomb_outside_of_quiet_pillow() -> None:
 def test_limit_is_inclusive() -> None:
     data = encode(Image.new("L", (20, 30)), "PNG")
     assert decode(data, max_pixels=600).shape == (30, 20, 3)
-    with pytest.raises(PictureError, match="^20 x 30 pixels are more than `max_pixels=599`$"):
+    with pytest.raises(PictureError, match="^20 x 30 pixels are more than max_pixels .599.$"):
         decode(data, max_pixels=599)
 
 

@@ -400,8 +400,8 @@ def test_what_is_out_of_float16s_range_is_told_by_row_with_the_way_out() -> None
     features = np.array([[1, 2], [3, -7e4], [5, 6], [65520, 8]], np.float32)
     stored, wrong = as_stored(features, "float16")
     assert wrong == {
-        1: "a feature of 7e+04 is out of float16's range; extract with --dtype float32",
-        3: "a feature of 6.55e+04 is out of float16's range; extract with --dtype float32",
+        1: 'a feature of 7e+04 is out of float16\'s range; extract with `dtype="float32"`',
+        3: 'a feature of 6.55e+04 is out of float16\'s range; extract with `dtype="float32"`',
     }
     np.testing.assert_array_equal(stored[[0, 2]], features[[0, 2]].astype(np.float16))
     assert as_stored(features, "float32")[1] == {}

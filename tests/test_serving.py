@@ -29,8 +29,8 @@ import featx
 from featx import Classifier
 from featx.errors import PictureError, ServingError, SettingError
 
-pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'featx[serve]'")
-pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install 'featx[serve]'")
+pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install '.[serve]'")
+pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install '.[serve]'")
 httpx = pytest.importorskip("httpx", reason="HTTPX is not installed")
 
 from starlette.testclient import TestClient  # noqa: E402 - where FastAPI is
@@ -241,7 +241,7 @@ def test_bombs_are_not_decoded(client: Any, classifier: Classifier) -> None:
     assert "pixels are more than" in refused(send(client, bomb + chunk(b"IEND", b"")), 422)
     small = replace(classifier, recipe=replace(classifier.recipe, max_pixels=1000))
     with TestClient(make_app(small), base_url=LOCAL) as narrow:
-        assert refused(send(narrow, png()), 422) == "1200 pixels are more than --max-pixels 1000"
+        assert refused(send(narrow, png()), 422) == "1200 pixels are more than max_pixels (1000)"
 
 
 def test_large_bodies_are_refused_by_counting(client: Any) -> None:

@@ -634,7 +634,7 @@ def test_without_matplotlib_the_plot_says_what_to_install(file: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     calls = fit_of(monkeypatch, lambda _call, real: real())
     said = run(file, *SHORT, "--plot", "out.png", code=1).stderr
-    assert said == "error: --plot needs Matplotlib, which is not installed: pip install 'featx[plot]'\n" and not calls
+    assert said == "error: --plot needs Matplotlib, which is not installed: pip install '.[plot]'\n" and not calls
 
 
 def test_the_plot_shows_all_kinds_of_trials(file: Path) -> None:

@@ -207,3 +207,24 @@ def test_what_is_remembered_stays_within_a_number_of_bytes(
     assert len(counted) == 18  # the last used are
     extractor.transform(paths[:1])
     assert len(counted) == 19
+
+
+def test_settings_are_told_by_fit(extractor: FeatureExtractor) -> None:
+    for settings in ({"batch_size": 0}, {"precision": "int8"}, {"engine": "onnx"}, {"dtype": "int8"}):
+        with pytest.raises(SettingError) as caught:
+            clone(extractor).set_params(**settings).fit()
+        assert [caught.value.setting] == list(settings)
+
+
+def test_less_precision_and_drafts_give_other_features(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    """As an extraction with the same settings does."""
+    picture(0, 1, (400, 300)).save(tmp_path / "large.jpg", quality=95)
+    full = extractor.fit_transform([tmp_path / "large.jpg"])
+    for settings in ({"precision": "bfloat16", "engine": "keras"}, {"draft": True}):
+        other = clone(extractor).set_params(**settings).fit_transform([tmp_path / "large.jpg"])
+        done = featx.extract(
+            tmp_path, cache_dir=tmp_path / "cache", backbone=extractor.backbone, preprocess="rescale", pooling="avg",
+            dtype="float32", batch_size=4, **settings,
+        )  # fmt: skip
+        assert 1e-6 < np.abs(other - full).max() < 0.1
+        np.testing.assert_allclose(other, featx.load_features(done.features_path).X(), rtol=1e-5)

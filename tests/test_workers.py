@@ -101,7 +101,7 @@ def test_what_is_no_worker_is_an_error(text: str, run: Run, dataset: Path) -> No
 @pytest.mark.parametrize(("kind", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, kind: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ExtractionError, match=rf"needs {package}: pip install 'featx\[{kind}\]'"):
+    with pytest.raises(ExtractionError, match=rf"needs {package}: pip install '\.\[{kind}\]'"):
         Workers.parse(f"{kind}://127.0.0.1:8786")
 
 

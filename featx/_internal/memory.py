@@ -1,4 +1,4 @@
-"""What featx keeps in memory from call to call, so that the next one is quick, and the way to be rid of it."""
+"""Memory that featx keeps from call to call, so that the next one is quick, and its release."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ class LayerRow:
         index: number of it, from 0.
         name: name of it.
         type: its Keras class.
-        output_shape: of one picture; None where the network leaves it open, empty if it has several outputs.
+        output_shape: shape of its output for one picture, None where the network leaves it open; empty if it has
+            several.
         parameters: number of its weights.
         cut: whether features can be taken there.
         tail: whether, besides, all that follows depends on it alone.
@@ -121,8 +122,8 @@ def output_of(base: Any, layer: Any) -> Any:
     if not hasattr(layer, "layers"):
         return None if isinstance(layer.output, (list, tuple, dict)) else layer.output
     consumed = [tensor for other in base.layers if not hasattr(other, "layers") for tensor in _inputs(other)]
-    given = {id(t): t for t in [*base.outputs, *consumed] if t._keras_history.operation is layer}
-    return next(iter(given.values())) if len(given) == 1 else None
+    tensors = {id(t): t for t in [*base.outputs, *consumed] if t._keras_history.operation is layer}
+    return next(iter(tensors.values())) if len(tensors) == 1 else None
 
 
 def _inputs(layer: Any) -> list[Any]:

@@ -38,7 +38,7 @@ class Network:
         layer: default cut; None if it has no map.
         size: side of its input in pixels.
         preprocess: its rule, resolved.
-        graph: what tells one graph of a user's own file from another; empty for networks of the table.
+        graph: digest that tells one graph of a user's file from another; empty for networks of the table.
     """
 
     base: Any

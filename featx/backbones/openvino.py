@@ -60,7 +60,7 @@ def with_openvino(
     Args:
         trunk: built by Keras in float32.
         precision: ``float32`` or ``bfloat16``.
-        folder: where converted networks are kept; by default nowhere.
+        folder: folder in which to keep converted networks; by default they are not kept.
         threads: threads that compute; by default as many as there are cores.
 
     Raises:
@@ -72,7 +72,7 @@ def with_openvino(
             f'OpenVINO does not compute in {precision} on a processor; give `engine="keras"`', "precision"
         )
     if not installed():
-        raise BackboneError("OpenVINO is not installed: pip install 'featx[openvino]', or give `engine=\"keras\"`")
+        raise BackboneError("OpenVINO is not installed: pip install '.[openvino]', or give `engine=\"keras\"`")
     if precision == "bfloat16" and not _has_bfloat16():
         raise BackboneError("this processor has no bfloat16 arithmetic for OpenVINO; leave `precision` out")
     if not isinstance(trunk, KerasTrunk):
@@ -88,7 +88,7 @@ class OpenVINOTrunk:
     """Trunk that OpenVINO computes on the processor; see :func:`with_openvino`.
 
     Attributes:
-        info: what it computes.
+        info: record of the trunk.
     """
 
     def __init__(self, info: TrunkInfo, network: Any, options: dict[str, Any]) -> None:

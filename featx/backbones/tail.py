@@ -37,7 +37,7 @@ class Division:
         cut: layer behind which everything is trained or at least computed anew; ``pixels`` if that is all of it.
         end: layer whose output the head sees.
         trains: names of the layers that train, in order; all before them are frozen.
-        graph: what tells one graph of a user's own network from another; empty for networks of the table.
+        graph: digest that tells one graph of a user's network from another; empty for networks of the table.
     """
 
     backbone: str
@@ -58,7 +58,7 @@ def divide(
     preprocess: str = "auto",
     from_pixels: bool = False,
 ) -> Division:
-    """Where to cut a network so that it can be trained from a layer on, and as much as possible be cached before.
+    """Division of a network for training it from a layer on, with as much as possible cached before.
 
     The cut is the last layer before it through which everything passes. Layers between the two, such as those of the
     first half of a residual block, are computed anew each time but stay frozen.
@@ -67,7 +67,7 @@ def divide(
         backbone: as in :func:`build_trunk`.
         unfreeze: the first layer to train, its index, ``all``, or ``auto``: as many of the last layers as hold about
             half of the weights.
-        layer: where the network ends; by default at its last convolutional output.
+        layer: end of the network; by default its last convolutional output.
         size: as in :func:`build_trunk`.
         preprocess: as in :func:`build_trunk`.
         from_pixels: cut before the first layer in any case.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrunkInfo:
-    """What a trunk computes, everything resolved, and how to run it.
+    """Record of a trunk: its settings, everything resolved, and how to run it.
 
     Attributes:
         backbone: name of the network; of the file, for a user's own.
@@ -33,7 +33,7 @@ class TrunkInfo:
         size: side of the pictures in pixels.
         preprocess: rule by which pictures become the network's input.
         precision: ``float32``, ``bfloat16`` or ``float16``, in which the layers compute.
-        engine: what computes, such as ``keras-tensorflow``.
+        engine: name of the engine that computes, such as ``keras-tensorflow``.
         feature_shape: ``(h, w, c)`` or ``(c,)``.
         batch_size: pictures per call that suit the device and its memory.
         lanes: calls that may be under way at once: two where one can be handed over while another is computed.
@@ -53,11 +53,11 @@ class TrunkInfo:
 
 
 class Trunk(Protocol):
-    """What every trunk is: a record, and a function of pictures."""
+    """Frozen network up to a cut: a function of pictures, with a record."""
 
     @property
     def info(self) -> TrunkInfo:
-        """What the trunk computes, and how to run it."""
+        """Record of the trunk."""
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Features of ``images``, ``uint8 (n, size, size, 3)`` RGB, as ``float32 (n, *feature_shape)``.
@@ -70,7 +70,7 @@ class KerasTrunk:
     """Trunk that Keras computes.
 
     Attributes:
-        info: what it computes.
+        info: record of the trunk.
         model: Keras model from ``uint8 (n, size, size, 3)`` to features.
     """
 
@@ -93,7 +93,7 @@ class PixelTrunk:
     """Trunk of a network that is trained as a whole: it gives the pixels as they are, ``uint8``.
 
     Attributes:
-        info: what it gives.
+        info: record of the trunk.
     """
 
     def __init__(self, size: int) -> None:

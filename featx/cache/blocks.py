@@ -26,7 +26,7 @@ class BlockWriter:
     """Collects rows and writes a block file whenever enough are together, and the rest on leaving, even by Ctrl-C.
 
     Args:
-        folder: where blocks go; those that lie there stay.
+        folder: folder for the blocks; those that lie in it stay.
         least: rows in a block at least, but for the last one.
         seconds: time that passes at least between two blocks, unless 16 MiB are together before: one block is written
             while the next one fills up.

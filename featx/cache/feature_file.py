@@ -44,7 +44,7 @@ class Features:
         path: the file.
         spec: everything that decided the features' values.
         shape: ``(rows, h, w, c)`` or ``(rows, c)``.
-        dtype: as stored: float16, float32 or (pixels) uint8.
+        dtype: stored dtype: float16, float32 or (pixels) uint8.
         y: int32 ``(rows,)``, index into ``class_names``, -1 where unlabelled.
         class_names: names of the classes.
         paths: str ``(rows,)``, paths relative to the data set.
@@ -54,8 +54,8 @@ class Features:
         augmentation: settings by which views 1 and up were made; empty if there are none.
         dataset: name of the data set when it was extracted.
         root: its absolute path then.
-        recipe: settings asked for, from which the trunk can be built again.
-        decoded_by: what decided whether a picture could be read.
+        recipe: settings from which the trunk can be built again.
+        decoded_by: everything that decided whether a picture could be read.
         featx_version: version that wrote the file.
 
     Raises:
@@ -132,7 +132,7 @@ class Features:
         return self.stored(rows).astype(np.float32)
 
     def stored(self, rows: Any = None) -> NDArray[Any]:
-        """Like :meth:`X`, in the dtype of the file."""
+        """Features like those of :meth:`X`, in the dtype of the file."""
         numbers = self.row_numbers(rows)
         features = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         step = rows_per_block(self.shape[1:], self.dtype)
@@ -217,7 +217,7 @@ class StoredRows:
 
     Attributes:
         shape: ``(n, h, w, c)`` or ``(n, c)``.
-        dtype: of the file.
+        dtype: dtype of the file.
         ndim: number of dimensions.
     """
 

@@ -15,7 +15,7 @@ RowKey: TypeAlias = tuple[str, int, str]  # content id, view, and the key of the
 
 @dataclass(frozen=True)
 class Place:
-    """Where one row of features lies.
+    """Place of one row of features.
 
     Attributes:
         file: feature file or block.
@@ -54,6 +54,6 @@ def row_key(content_id: str, view: int, settings_key: str) -> RowKey:
     Args:
         content_id: the picture's.
         view: number of the view.
-        settings_key: as :func:`settings_key` gives it.
+        settings_key: key of the views' settings, from :func:`settings_key`.
     """
     return content_id, view, settings_key if view else ""

@@ -29,7 +29,7 @@ class MissingRowsError(CacheError):
     """Rows that were to be copied are damaged or gone since they were looked up; they have to be computed instead.
 
     Attributes:
-        places: where they were.
+        places: places where they were.
     """
 
     def __init__(self, places: set[Place]) -> None:
@@ -130,9 +130,9 @@ def gather(places: Sequence[Place], shape: Sequence[int], dtype: str) -> Iterato
     """Rows copied out of files, checked on the way, in blocks.
 
     Args:
-        places: where the rows are, in order.
-        shape: of one row's features.
-        dtype: of the files.
+        places: places of the rows, in order.
+        shape: shape of one row's features.
+        dtype: dtype of the files.
 
     Raises:
         MissingRowsError: after going through all, naming each row that is damaged or gone.

@@ -14,7 +14,7 @@ from featx.pictures import printable
 VERIFY_BYTES = 2**30  # of a finished file that a run with nothing to do looks through
 
 
-def finished(manifest: Manifest, warn: Callable[[str], None]) -> Features | None:
+def up_to_date(manifest: Manifest, warn: Callable[[str], None]) -> Features | None:
     """The feature file of a manifest, if it is there, whole, and up to date; ``warn`` gets what is wrong with it."""
     if not manifest.file.exists():
         return None

@@ -28,7 +28,7 @@ class Computation:
         requested: keys of the rows that were to be computed.
         seconds: time by stage, of all threads together.
         wall_seconds: time from when trunks were built until the rows were.
-        engine: what computed last.
+        engine: name of the engine that computed last.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Computation:
     def run(self, missing: Mapping[str, list[int]]) -> None:
         """Compute views of pictures, by path; those that cannot be read go to the manifest's quarantine.
 
-        Workers may die: what they had not written is then still missing.
+        Workers may die: the rows that they had not written are then still missing.
         """
         share = self._share(missing)
         self.requested |= {self._manifest.key(path, view) for path, views in missing.items() for view in views}

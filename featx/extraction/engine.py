@@ -34,10 +34,10 @@ def trunk_for(
     Unless that is Keras in float32, a few pictures go through that too, and their features are compared.
 
     Args:
-        recipe: what to compute.
+        recipe: recipe of the features.
         pictures: function of a number and a size that gives about so many of the user's pictures, ``uint8 (n, size,
             size, 3)``.
-        folder: where converted networks are kept.
+        folder: folder for converted networks.
         threads: threads that compute, if OpenVINO does; by default as many as there are cores.
 
     Raises:

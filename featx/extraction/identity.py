@@ -1,4 +1,4 @@
-"""Identity of a trunk: what its features are filed under, noted in the cache folder so that no run need build it."""
+"""Identity of a trunk: the spec of its features, noted in the cache folder so that no run need build it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MEMO = "trunks.json"
 
 @dataclass(frozen=True)
 class TrunkIdentity:
-    """What a recipe's trunk turns out to be.
+    """Identity of a recipe's trunk.
 
     Attributes:
         spec: everything that decides a feature's value.
         feature_shape: ``(h, w, c)`` or ``(c,)``.
-        engine: what computed such features last.
+        engine: name of the engine that computed such features last.
     """
 
     spec: Spec

@@ -24,7 +24,7 @@ class Manifest:
 
     Attributes:
         listing: the data set.
-        recipe: what to compute.
+        recipe: recipe of the features.
         views: views of each training picture.
         trunk: identity of the recipe's trunk.
         census: content ids of the files.
@@ -92,7 +92,7 @@ class Manifest:
         self.momentary |= set(momentary)
 
     def differences(self, features: Features) -> list[str]:
-        """Why rows of a feature file are none of this one: its spec, or the settings of its views."""
+        """Fields of the spec, or of the views' settings, in which a file differs; empty if its rows can be used."""
         settings = (features.augmentation, self.views.settings)
         return spec_difference(features.spec, self.spec) + (spec_difference(*settings) if all(settings) else [])
 

@@ -39,7 +39,7 @@ class Stopwatch:
     """Seconds spent in each stage, by all threads together.
 
     Attributes:
-        seconds: by stage.
+        seconds: seconds by stage.
     """
 
     def __init__(self) -> None:
@@ -92,15 +92,15 @@ def features_of(
     """Features of pictures through a trunk, as the feature file holds them, in batches, each picture decoded once.
 
     Args:
-        jobs: what the pictures are known by.
+        jobs: names of the pictures, whatever ``load`` takes.
         load: function of a job that gives its images, ``uint8 (images, size, size, 3)``, or raises
             :class:`PictureError`. It is called by threads, ahead of the trunk.
-        trunk: what computes.
+        trunk: trunk that computes.
         dtype: ``float16``, ``float32`` or ``uint8``, as which features are stored.
         failures: gets the error of every picture that cannot be loaded, or has no features that can be stored.
         batch_size: images per call, by default as many as suit the device; the last call is filled up with black, so
             that nothing is compiled anew.
-        images_per_job: images that a job gives at most: of so many fewer jobs the images wait in memory.
+        images_per_job: images that a job gives at most; the more, the fewer jobs are loaded ahead.
         quarantine_features: whether pictures whose features cannot be stored go to the failures; else that is an error.
         threads: threads that load; by default as many as there are cores.
         watch: gets the seconds of the trunk and of storing.
@@ -213,7 +213,7 @@ def load_file(
     Args:
         file: path of it, or the bytes of a file.
         size: side in pixels.
-        recipe: how to decode and resize.
+        recipe: recipe by which to decode and resize.
         expected_id: content id that the file had when it was listed.
         watch: gets the seconds of each stage.
 

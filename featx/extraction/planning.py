@@ -1,4 +1,4 @@
-"""The plan of an extraction: what it would compute, and why."""
+"""The plan of an extraction: the files it would compute, and why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OtherSpec:
 
     Attributes:
         features_path: the file.
-        differences: how its spec, or the settings of its views, differ.
+        differences: fields in which its spec, or the settings of its views, differ.
     """
 
     features_path: str
@@ -29,7 +29,7 @@ class OtherSpec:
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """What an extraction would compute, and why.
+    """Account of what an extraction would compute, and why.
 
     Attributes:
         features_path: the file that it would write.
@@ -57,11 +57,11 @@ def plan(
     progress: Progress | None = None,
     **fields: Unpack[RecipeFields],
 ) -> ExtractionPlan:
-    """What the next :func:`extract` of the same arguments would compute: which files, or which field of the spec.
+    """Plan of the next :func:`extract` of the same arguments: the files it would compute, and why.
 
     Args:
         dataset: a folder (``CLASS/*``, ``train/CLASS/*`` ..., or flat) or a label file.
-        recipe: what to compute.
+        recipe: recipe of the features; by default the last maps of VGG16.
         cache_dir: the cache folder.
         views: views of each training picture.
         progress: called with the stage, how much of it is done, and of how much.

@@ -1,4 +1,4 @@
-"""The recipe: what to compute from a picture, and the trunk that computes it."""
+"""The recipe: settings by which features are computed from a picture, and the trunk that computes them."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ class RecipeFields(NetworkFields, total=False):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to compute from a picture, as asked for. The spec is what that turns out to be, with everything resolved.
+    """Settings by which features are computed from a picture, as a user gives them; resolved, they are the spec.
 
     Attributes:
         backbone: a name of ``BACKBONES`` (``vgg16``, ``mobilenetv2-0.35``), the path of a ``.keras`` file, or
             ``pixels``: no network, the decoded pictures themselves.
         weights: ``imagenet``, ``random``, or a ``.weights.h5``, ``.h5`` or ``.keras`` file.
-        layer: where the backbone is cut; by default at its last convolutional output.
+        layer: cut of the backbone; by default its last convolutional output.
         pooling: ``none``, ``avg`` or ``max`` over the map.
         size: side in pixels to which pictures are resized; by default the backbone's own.
         resize: ``stretch``, ``crop`` or ``pad``.
         preprocess: ``auto`` (the backbone's own), ``rescale`` (x/255), ``caffe``, ``tf``, ``torch`` or ``none``.
-        dtype: ``float16`` or ``float32``, as which features are stored; ``uint8`` if they are pixels.
+        dtype: ``float16`` or ``float32``, in which features are stored; ``uint8`` if they are pixels.
         max_pixels: pictures with more pixels are quarantined, unless the cache has their features already.
         random_state: seed of ``random`` weights; 0 for any others.
         precision: ``float32``, ``bfloat16`` or ``float16``: in which the backbone computes.
@@ -137,12 +137,12 @@ class Recipe:
 
     @classmethod
     def of(cls, recipe: Recipe | None, fields: Mapping[str, Any], front: Callable[..., Any]) -> Recipe:
-        """The recipe that a function was given: whole, by fields, or whole with fields that replace its own.
+        """Recipe that a function got whole, by fields, or whole with fields that replace those of it.
 
         Args:
-            recipe: the one given whole, if any.
+            recipe: the whole one, if any.
             fields: keyword arguments, as :class:`RecipeFields` names them.
-            front: the function. Of a misspelt keyword the nearest name of its arguments is offered.
+            front: the function: for a misspelt keyword the nearest name of its arguments is offered.
 
         Raises:
             SettingError: no such field, or a value that does not do.

@@ -13,7 +13,7 @@ from typing import Unpack
 from featx._internal.progress import Progress, silent
 from featx.cache import CacheFolder, Features, MissingRowsError, Place, Spec
 from featx.errors import require_whole
-from featx.extraction.assembly import assemble, finished
+from featx.extraction.assembly import assemble, up_to_date
 from featx.extraction.computation import Computation
 from featx.extraction.manifest import Manifest, manifest_of
 from featx.extraction.recipe import Recipe, RecipeFields
@@ -24,7 +24,7 @@ from featx.pictures import Views, checked
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction did. ``rows + quarantined == listed``.
+    """Account of an extraction. ``rows + quarantined == listed``.
 
     Attributes:
         features_path: the feature file.
@@ -34,10 +34,10 @@ class Extraction:
         computed: rows that went through the trunk.
         reused: the others: stored in the cache folder before, or copies of a picture that was computed.
         shape: ``(rows + view_rows, h, w, c)`` or ``(rows + view_rows, c)``.
-        dtype: as which features are stored.
+        dtype: dtype in which features are stored.
         seconds: time that it took.
         images_per_second: rows computed per second of computing.
-        engine: what computed, such as ``keras-tensorflow``.
+        engine: name of the engine that computed, such as ``keras-tensorflow``.
         spec: everything that decides the features' values.
         quarantine: path and reason of the pictures that could not be read.
         ignored: other files of the data set.
@@ -85,7 +85,7 @@ def extract(
 
     Args:
         dataset: a folder (``CLASS/*``, ``train/CLASS/*`` ..., or flat) or a label file.
-        recipe: what to compute; by default the last maps of VGG16.
+        recipe: recipe of the features; by default the last maps of VGG16.
         cache_dir: the cache folder.
         batch_size: pictures per call of the trunk; by default as many as suit the device and its memory.
         workers: ``1``: this process; another number: so many processes; ``gpus``: one for each GPU;
@@ -135,24 +135,24 @@ def extract(
     if strict:
         refuse(manifest.unreadable)
     computation = Computation(manifest, store, workers=where, batch_size=batch_size, strict=strict, progress=progress)
-    features = _finished(manifest, store, computation, progress)
+    features = _feature_file(manifest, store, computation, progress)
     if not computation.requested:
         manifest.census.remember(store)
     return _summary(manifest, computation, features, time.perf_counter() - started)
 
 
-def _finished(manifest: Manifest, store: CacheFolder, computation: Computation, progress: Progress) -> Features:
+def _feature_file(manifest: Manifest, store: CacheFolder, computation: Computation, progress: Progress) -> Features:
     """The feature file of a manifest: as it is if it is whole, else put together from rows stored or computed.
 
     A row is known by its spec and a key of content id and view. It is looked up in all files and blocks of the cache
     folder; what is missing is computed into blocks, and then looked up again: workers may have died meanwhile.
     """
     file = manifest.file
-    features = finished(manifest, computation.warn_once)
+    features = up_to_date(manifest, computation.warn_once)
     if features is not None and not store.partial(file).exists():  # or blocks were left by a kill in the last instant
         return features
     with store.lock(file):
-        features = finished(manifest, computation.warn_once)  # another process may have been quicker
+        features = up_to_date(manifest, computation.warn_once)  # another process may have been quicker
         damaged: set[Place] = set()
         if features is None:
             store.remove_litter(file)

@@ -59,13 +59,13 @@ class Share:
 
     Attributes:
         root: folder of the data set.
-        pictures: what is to be computed.
-        recipe: how to compute.
-        spec: what the recipe has to turn out to be.
+        pictures: pictures and views that are to be computed.
+        recipe: recipe of the features.
+        spec: spec that the recipe has to turn out to be.
         feature_shape: shape that the features have to have.
-        views: how views are made.
-        folder: where the blocks go.
-        networks: where converted networks are kept.
+        views: settings of the views.
+        folder: folder for the blocks.
+        networks: folder for converted networks.
         attributes: JSON values to write into each block.
         batch_size: pictures per call; None: as many as suit the device.
         strict: whether to end at the first picture that cannot be read.
@@ -102,14 +102,14 @@ class Share:
 
 @dataclass
 class Outcome:
-    """What became of a share.
+    """Outcome of a share.
 
     Attributes:
         rows: number of rows that were written.
         failures: error by path of the pictures that could not be read.
         seconds: time spent in each stage by all threads together; ``waiting``: in which the trunk had nothing to do.
         wall: seconds from when the trunk was there until the end.
-        engine: what computed.
+        engine: name of the engine that computed.
         error: error that ended it early.
         notes: warnings, to be shown by the process that gave out the share.
     """
@@ -132,7 +132,7 @@ class Outcome:
 
 
 class Process:
-    """What this process keeps from share to share.
+    """State that this process keeps from share to share.
 
     Attributes:
         busy: lock on computing: a worker of a cluster may be given several shares at once.
@@ -200,7 +200,7 @@ def compute(share: Share, outcome: Outcome, on_rows: Callable[[], None]) -> None
     """Compute a share in this process.
 
     Args:
-        share: what to compute.
+        share: pictures and views to compute.
         outcome: grows meanwhile.
         on_rows: called whenever it did.
 

@@ -30,7 +30,7 @@ class WorkersLostError(ExtractionError):
 
 @dataclass(frozen=True)
 class Workers:
-    """Where the work is done.
+    """Workers that an extraction is spread over.
 
     Attributes:
         kind: ``here``, ``processes``, ``gpus``, ``dask`` or ``ray``.
@@ -73,7 +73,7 @@ class Workers:
                 __import__(package)
             except ImportError as error:
                 raise ExtractionError(
-                    f"`workers={self.kind}://...` needs {package}: pip install 'featx[{self.kind}]'"
+                    f"`workers={self.kind}://...` needs {package}: pip install '.[{self.kind}]'"
                 ) from error
         return self
 

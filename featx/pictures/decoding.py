@@ -81,7 +81,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = N
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise PictureError(f"{width} x {height} pixels are more than `max_pixels={max_pixels}`")
+                raise PictureError(f"{width} x {height} pixels are more than max_pixels ({max_pixels})")
             if getattr(image, "tag_v2", {}).get(TIFF_SUBFILE, 0) & 1:  # as in a camera's raw files
                 raise PictureError("its first image is a reduced preview of another; convert it to JPEG or PNG first")
             if draft_side and image.format in DRAFTED:
@@ -97,7 +97,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = N
         raise FileReadError("there was not enough memory to decode it; run again") from None
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
-        raise PictureError(f"{count[0] if count else 'its'} pixels are more than `max_pixels={max_pixels}`") from None
+        raise PictureError(f"{count[0] if count else 'its'} pixels are more than max_pixels ({max_pixels})") from None
     except Exception as error:  # decoders of damaged files raise anything: struct.error, SyntaxError, IndexError, ...
         raise PictureError(f"damaged: {one_line(error)}") from error
 

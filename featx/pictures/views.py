@@ -96,7 +96,7 @@ class Views:
 
         Args:
             image: ``uint8 (h, w, 3)``, 0 to 255; it is not written to.
-            content_id: name of the picture; any text.
+            content_id: content id of the picture, or any other text that tells it from others.
             view: number of the view; 0 gives ``image`` itself.
 
         Returns:
@@ -106,7 +106,7 @@ class Views:
             return image
         # Six numbers whatever the settings, so that one setting does not change what another one draws
         mirror, *draws = _generator(content_id, view, self.random_state).random(6)
-        zoom, angle, down, right, brightness = (2 * draw - 1 for draw in draws)
+        zoom, angle, down, right, brightness = (2 * draw - 1 for draw in draws)  # from -1 to 1
         back = _backwards(self.flip and mirror < 0.5, 1 + self.zoom * zoom, math.radians(self.rotate * angle))
         height, width = image.shape[:2]
         middle = np.array([(height - 1) / 2, (width - 1) / 2])
