@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from featx.backbones import BACKBONES as BACKBONES
     from featx.backbones import build_trunk as build_trunk
     from featx.backbones import list_layers as list_layers
+    from featx.cache import CacheFolder as CacheFolder
     from featx.cache import Features as Features
     from featx.cache import load_features as load_features
     from featx.classifier import Classifier as Classifier
+    from featx.classifier import Diagnosis as Diagnosis
+    from featx.classifier import Evaluation as Evaluation
+    from featx.classifier import Fitting as Fitting
+    from featx.classifier import Prediction as Prediction
     from featx.classifier import fit as fit
     from featx.errors import FeatxError as FeatxError
+    from featx.errors import SettingError as SettingError
     from featx.explanation import Explanation as Explanation
     from featx.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from featx.extraction import extract as extract
     from featx.extraction import plan as plan
     from featx.extraction.transformer import FeatureExtractor as FeatureExtractor
+    from featx.finetuning.comparison import Comparison as Comparison
     from featx.finetuning.comparison import compare as compare
     from featx.finetuning.finetune import finetune as finetune
     from featx.heads import BNMLPHead as BNMLPHead
@@ -41,28 +48,41 @@ if TYPE_CHECKING:
     from featx.pictures import Views as Views
     from featx.pictures import list_dataset as list_dataset
     from featx.reporting import report as report
+    from featx.selection.cross_validation import CrossValidation as CrossValidation
     from featx.selection.cross_validation import cross_validate as cross_validate
+    from featx.selection.few_shot import Shots as Shots
     from featx.selection.few_shot import few_shot as few_shot
+    from featx.selection.sweep import Sweep as Sweep
     from featx.selection.sweep import sweep as sweep
     from featx.serving import serve as serve
 
 _PLACES = {
     "BACKBONES": "backbones",
     "BNMLPHead": "heads",
+    "CacheFolder": "cache",
     "Classifier": "classifier",
+    "Comparison": "finetuning.comparison",
+    "CrossValidation": "selection.cross_validation",
+    "Diagnosis": "classifier",
+    "Evaluation": "classifier",
     "Explanation": "explanation",
     "Extraction": "extraction",
     "ExtractionPlan": "extraction",
     "FeatureExtractor": "extraction.transformer",
     "Features": "cache",
     "FeatxError": "errors",
+    "Fitting": "classifier",
     "Inspection": "inspection",
     "KNNHead": "heads",
     "LogisticHead": "heads",
     "MLPHead": "heads",
+    "Prediction": "classifier",
     "Recipe": "extraction",
     "RidgeHead": "heads",
     "SVMHead": "heads",
+    "SettingError": "errors",
+    "Shots": "selection.few_shot",
+    "Sweep": "selection.sweep",
     "Views": "pictures",
     "build_trunk": "backbones",
     "clear_memory": "_internal.memory",

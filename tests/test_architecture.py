@@ -137,11 +137,12 @@ def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbon
 
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
-        "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "ExtractionPlan", "FeatureExtractor",
-        "Features", "FeatxError", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead",
-        "Views", "__version__", "build_trunk", "clear_memory", "compare", "cross_validate", "explain", "extract",
-        "few_shot", "finetune", "fit", "inspect", "list_dataset", "list_layers", "load_features", "make_head", "plan",
-        "report", "serve", "sweep",
+        "BACKBONES", "BNMLPHead", "CacheFolder", "Classifier", "Comparison", "CrossValidation", "Diagnosis",
+        "Evaluation", "Explanation", "Extraction", "ExtractionPlan", "FeatureExtractor", "Features", "FeatxError",
+        "Fitting", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Prediction", "Recipe", "RidgeHead", "SVMHead",
+        "SettingError", "Shots", "Sweep", "Views", "__version__", "build_trunk", "clear_memory", "compare",
+        "cross_validate", "explain", "extract", "few_shot", "finetune", "fit", "inspect", "list_dataset",
+        "list_layers", "load_features", "make_head", "plan", "report", "serve", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
