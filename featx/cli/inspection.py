@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featx.cli.options import CACHE, CacheDir, RandomState, given
+from featx.cli.options import CACHE, CacheDir, RandomState, not_none
 from featx.cli.places import in_cache
 from featx.cli.program import OUTPUT, PREPARE, RUN, app, command, option
 from featx.cli.terminal import Report, columns, in_options, note, progress
@@ -54,7 +54,7 @@ def inspect(
         require_list_path(write_list, root_of(source))
     inspection = inspect(
         source, cache_dir=cache_dir, random_state=random_state, progress=progress,
-        **given(similarity=similarity, n_neighbors=n_neighbors),
+        **not_none(similarity=similarity, n_neighbors=n_neighbors),
     )  # fmt: skip
     for message in inspection.notes:
         note(in_options(message))
