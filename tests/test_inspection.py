@@ -28,11 +28,11 @@ from featx.cache import write_features
 from featx.cli import app
 from featx.errors import CacheError, DatasetError, SettingError
 from featx.inspection.contents import Contents
-from featx.inspection.label_list import write_list
-from featx.inspection.likeness import groups_of, modified_z, nearest, pairs_of
-from featx.inspection.pictures import sizes_of
-from featx.inspection.result import Bin, from_png
-from featx.inspection.suspects import confident, held_out_probabilities
+from featx.inspection.label_list import ListCounts, write_list
+from featx.inspection.likeness import linked_groups, modified_z, nearest, similar_pairs
+from featx.inspection.sizes import SizeBin, sizes_of
+from featx.inspection.survey import from_png_text
+from featx.inspection.suspects import out_of_fold_probabilities, suggest_classes
 from featx.pictures import Picture
 from featx.reporting import write_page
 
@@ -116,10 +116,10 @@ def test_what_is_planted_among_flowers_is_found(flowers: Path) -> None:
     assert len(exact) == 5 and len(planted) == 2 and planted <= near and len(near) <= 6
     assert len(found.near_duplicates) < 12  # five scenes were taken twice by the photographers themselves
     listed = write_list(found, flowers / "clean.csv")
-    assert listed["copies"] == 5 and listed["leaks"] == len(near) and listed["suspects"] == 0
+    assert (listed.copies, listed.leaks, listed.suspects) == (5, len(near), 0)
     weights = featx.load_features(found.features_path).recipe["weights"]
     done = featx.extract(flowers / "clean.csv", backbone="mobilenetv2", weights=weights, pooling="avg", cache_dir=cache)
-    assert (done.rows, done.quarantined, done.computed) == (listed["written"], 0, 0)
+    assert (done.rows, done.quarantined, done.computed) == (listed.written, 0, 0)
     clean = featx.inspect(flowers / "clean.csv", cache_dir=cache)
     assert (clean.quarantined, clean.duplicates, clean.leaks) == ([], [], [])
     assert (clean.counts["daisy"]["test"], clean.features_path) == (found.counts["daisy"]["test"], done.features_path)
@@ -182,7 +182,7 @@ def test_mean_images_are_means(tmp_path: Path) -> None:
     means = found.mean_images()
     assert list(means) == ["a", "b"] and means["a"].shape == (64, 64, 3) and means["a"].dtype == np.uint8
     assert np.unique(means["a"][..., 0]).tolist() == [16]  # 15.5, to the even one
-    assert np.unique(from_png(found.mean_image_of_all).reshape(-1, 3), axis=0).tolist() == [[77, 0, 255]]
+    assert np.unique(from_png_text(found.mean_image_of_all).reshape(-1, 3), axis=0).tolist() == [[77, 0, 255]]
     assert json.loads(json.dumps(asdict(found)))["mean_image"]["b"] == found.mean_image["b"]
 
 
@@ -200,7 +200,7 @@ def test_sizes_are_those_of_upright_pictures(tmp_path: Path) -> None:
 def test_histogram_is_by_powers_of_two() -> None:
     sizes = sizes_of(list("abcd"), [(64, 1), (2, 127), (128, 128), (600, 1)])
     assert sizes is not None
-    assert sizes.histogram == [Bin(64, 128, 2), Bin(128, 256, 1), Bin(256, 512, 0), Bin(512, 1024, 1)]
+    assert sizes.histogram == [SizeBin(64, 128, 2), SizeBin(128, 256, 1), SizeBin(256, 512, 0), SizeBin(512, 1024, 1)]
     assert sizes_of([], []) is None
 
 
@@ -241,10 +241,10 @@ def test_neighbours_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> N
 def test_pairs_and_groups() -> None:
     cosines = np.array([[0.95, 0.5], [0.95, 0.92], [0.92, 0.5], [0.3, 0.2]])
     numbers = np.array([[1, 3], [0, 2], [1, 0], [0, 1]])
-    pairs, found = pairs_of(cosines, numbers, 0.92)
+    pairs, found = similar_pairs(cosines, numbers, 0.92)
     assert pairs.tolist() == [[0, 1], [1, 2]] and found.tolist() == [0.95, 0.92]
-    assert groups_of(4, pairs).tolist() == [0, 0, 0, 1]
-    assert len(set(groups_of(3, np.empty((0, 2), np.int64)))) == 3
+    assert linked_groups(4, pairs).tolist() == [0, 0, 0, 1]
+    assert len(set(linked_groups(3, np.empty((0, 2), np.int64)))) == 3
 
 
 def test_modified_z_by_hand() -> None:
@@ -255,7 +255,7 @@ def test_modified_z_by_hand() -> None:
 def test_thresholds_by_hand() -> None:
     p = np.array([[0.9, 0.1, 0], [0.5, 0.4, 0.1], [0.2, 0.8, 0], [0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.71, 0.65, 0.0]])
     y = np.array([0, 0, 1, 1, 1, 1], np.int32)
-    thresholds, likely = confident(p, y)
+    thresholds, likely = suggest_classes(p, y)
     assert thresholds.tolist() == pytest.approx([0.7, 0.5625, np.inf])  # (0.9 + 0.5) / 2, (0.8 + 0.2 + 0.6 + 0.65) / 4
     assert likely.tolist() == [0, 0, 1, 0, 1, 0]  # row 1 reaches nothing, row 3 equals; in row 5 the larger counts
 
@@ -268,7 +268,7 @@ def test_a_copy_does_not_vouch_for_its_copy() -> None:
     X[29] = X[28] = X[59]  # looks like class 1, labelled 0 twice
     place, groups = np.arange(60), np.arange(60)
     groups[29] = 28
-    p, judged = held_out_probabilities(X, place, y, groups, 0, silent)
+    p, judged = out_of_fold_probabilities(X, place, y, groups, 0, silent)
     assert judged.all() and p[28, 1] > p[28, 0] and p[29, 1] > p[29, 0]
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
 
@@ -498,10 +498,10 @@ def test_suspects_leave_the_list_only_when_asked_and_never_test(tmp_path: Path) 
     )  # fmt: skip
     found = featx.inspect(file, similarity=0.9999)
     assert {s.path for s in found.suspects} == {"1/001.png", "0/002.png"}
-    assert write_list(found, root / "with.csv")["written"] == 40
-    assert write_list(found, root / "less.csv", without_suspects=True) == {
-        "written": 39, "copies": 0, "leaks": 0, "suspects": 1, "unlabelled": 0, "unwritable": 0,
-    }  # fmt: skip
+    assert write_list(found, root / "with.csv").written == 40
+    assert write_list(found, root / "less.csv", without_suspects=True) == ListCounts(
+        written=39, copies=0, leaks=0, suspects=1, unlabelled=0, unwritable=0
+    )
     assert "1/001.png" not in (root / "less.csv").read_text()
 
 

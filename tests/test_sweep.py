@@ -460,7 +460,7 @@ def test_if_no_trial_can_be_trained_the_sweep_says_why(file: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "svm"}, "only bn-mlp and mlp are swept, got `head` svm; `featx fit` fits the others"),
+        ({"head": "svm"}, "only bn-mlp and mlp are swept, got `head=svm`; `featx fit` fits the others"),
         ({"pruner": "best"}, "unknown `pruner` 'best'; expected one of median, hyperband, none"),
         ({"trials": 0}, "`trials` must be at least 1, got 0"),
         ({"workers": 0}, "`workers` must be at least 1, got 0"),

@@ -24,7 +24,7 @@ from featx.cli.terminal import print_out
 app.add_typer(cache_app, name="cache", rich_help_panel=PREPARE)
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"featx {featx_version()}")
         raise typer.Exit
@@ -33,14 +33,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _featx(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which featx.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which featx.")
     ] = False,
 ) -> None:
     """Image classifiers from frozen features, trained in seconds."""
 
 
 def main() -> None:
-    """The ``featx`` program."""
+    """Program ``featx``."""
     try:
         app(prog_name="featx")  # by `python -m featx` too, so that completion is installed for the name that is typed
     except SystemExit as end:

@@ -25,8 +25,8 @@ from featx.cli.options import (
     Source,
     Validation,
     Weights,
-    given,
     head_options,
+    not_none,
 )
 from featx.cli.places import after_training, features_or_newest, require_folder_of, save, where_else
 from featx.cli.program import OUTPUT, RUN, TRAIN, TRAINING, USE, app, command, option
@@ -49,9 +49,9 @@ def training_options(
         float | None, option(TRAINING, "bn-mlp, mlp: share of each target spread over all classes.")
     ] = None,
 ) -> dict[str, Any]:
-    """Parameters that were given of heads that train in epochs."""
-    training = given(learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, patience=patience)
-    return training | given(mixup=mixup, weight_decay=weight_decay, label_smoothing=label_smoothing)
+    """Parameters of heads that train in epochs; those left out have no entry."""
+    training = not_none(learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, patience=patience)
+    return training | not_none(mixup=mixup, weight_decay=weight_decay, label_smoothing=label_smoothing)
 
 
 @command(
@@ -80,7 +80,7 @@ def fit(
     """
     from featx.classifier import fit
 
-    params = {**of_head, **given(n_neighbors=n_neighbors), **training}
+    params = {**of_head, **not_none(n_neighbors=n_neighbors), **training}
     _require_options_of(head, params)
     features = features_or_newest(features, cache_dir)
     classifier = fit(
@@ -103,8 +103,8 @@ def _require_options_of(head: str, params: dict[str, Any]) -> None:
     known = HEADS[head]._get_param_names()
     for name in params:
         if name not in known:
-            its = ", ".join(option_of(parameter) for parameter in _parameters_with_options() if parameter in known)
-            raise TrainingError(f"{option_of(name)} does not go with --head {head}, which takes {its}")
+            takes = ", ".join(option_of(parameter) for parameter in _parameters_with_options() if parameter in known)
+            raise TrainingError(f"{option_of(name)} does not go with --head {head}, which takes {takes}")
 
 
 def _parameters_with_options() -> list[str]:
@@ -120,7 +120,7 @@ def _trained(record: Fitting, calibrated: bool) -> str:
 
 
 def on_validation_rows(record: Fitting) -> str:
-    """How a classifier did on the rows held out."""
+    """Accuracy on the rows held out, in words."""
     if record.validation_accuracy is None:
         return "no validation rows"
     return f"{percent(record.validation_accuracy)} on {record.validation_rows} validation rows"
@@ -162,7 +162,7 @@ def _measures(measured: Evaluation) -> str:
 
 
 def _confusions(names: list[str], matrix: list[list[int]]) -> str:
-    """The matrix; for many classes, which no terminal is wide enough for, what was confused most."""
+    """Confusion matrix; for many classes, which no terminal is wide enough for, the most confused pairs."""
     if len(names) <= MATRIX_CLASSES:
         return columns([[n, *row] for n, row in zip(names, matrix, strict=True)], ["true \\ predicted", *names])
     mistakes: list[tuple[str, str, int]] = [
@@ -188,10 +188,12 @@ def predict(
     from featx.classifier import Classifier
 
     require_folder_of("--csv", csv)
-    predictions, bad = Classifier.load(model, weights).predict(paths, batch_size=batch_size, progress=progress)
-    for path, reason in bad:
+    classifier = Classifier.load(model, weights)
+    predictions, quarantine = classifier.predict(paths, batch_size=batch_size, progress=progress)
+    for path, reason in quarantine:
         note(f"quarantined: {path!r}: {reason}")
-    note(f"{len(predictions) + len(bad)} listed = {len(predictions)} predicted + {len(bad)} quarantined")
+    listed = len(predictions) + len(quarantine)
+    note(f"{listed} listed = {len(predictions)} predicted + {len(quarantine)} quarantined")
     if csv and predictions:
         _write_csv(csv, predictions)
     fields = {
@@ -199,7 +201,7 @@ def predict(
             {"path": p.path, "label": p.label, "probability": p.probability, "probabilities": p.probabilities}
             for p in predictions
         ],
-        "quarantined": [{"path": path, "reason": reason} for path, reason in bad],
+        "quarantined": [{"path": path, "reason": reason} for path, reason in quarantine],
     }
     return Report(fields, "\n".join(_line(p, top) for p in predictions), failed=not predictions)
 

@@ -1,4 +1,4 @@
-"""What a shell offers at a press of Tab: names, and files that fit. Where nothing does, the shell offers any file."""
+"""Completions at a press of Tab: names, and files that fit. Where nothing does, the shell offers any file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def heads(incomplete: str) -> list[str]:
 
 
 def one_of(*names: str) -> Callable[[str], list[str]]:
-    """A few names that an option takes besides others."""
+    """Completion of a few names that an option takes besides others."""
 
     def complete(incomplete: str) -> list[str]:
+        """Names that begin so."""
         return _beginning_with(names, incomplete)
 
     return complete

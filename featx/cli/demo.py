@@ -24,8 +24,8 @@ def demo(
 
     steps = []
     for step in run(out, weights=weights, random_state=random_state, progress=progress):
-        note(step.pop("text"))
-        steps.append(step)
+        note(step.text)
+        steps.append(step.fields)
     best = max(steps[-1]["heads"], key=lambda head: head["test_accuracy"])
     return Report(steps, _text(steps[-1]), next=("report", best["model"]))
 

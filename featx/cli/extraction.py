@@ -102,14 +102,14 @@ def _text(done: Extraction, features: Features) -> str:
 
 
 def _counts(features: Features) -> str:
-    """How many pictures each class and each split has, in a line."""
+    """Number of pictures of each class and each split, in a line."""
     first = features.pictures
     classes = Counter(features.class_names[label] for label in features.y[first].tolist() if label >= 0)
-    some = ", ".join(f"{escaped(name)} {count}" for name, count in list(classes.items())[:SHOWN])
+    shown = ", ".join(f"{escaped(name)} {count}" for name, count in list(classes.items())[:SHOWN])
     more = f", ... and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
     splits = Counter(features.splits[first].tolist())
     marked = ", ".join(f"{name or 'no split'} {count}" for name, count in splits.items())
-    return f"{len(classes)} classes: {some}{more}; {marked}" if classes else f"no labels; {marked}"
+    return f"{len(classes)} classes: {shown}{more}; {marked}" if classes else f"no labels; {marked}"
 
 
 def _can_be_fitted(features: Features) -> bool:
@@ -120,7 +120,7 @@ def _can_be_fitted(features: Features) -> bool:
 
 
 def _profile(done: Extraction) -> str:
-    """Where an extraction's time went, and what would make it quicker."""
+    """Table of an extraction's seconds by stage, and what would make it quicker."""
     about = {**STAGES, "trunk": f"{STAGES['trunk']}, by {done.engine}"}
     rows = [[stage, round(done.profile[stage], 2), text] for stage, text in about.items() if stage in done.profile]
     return f"{columns(rows, ['stage', 'seconds', ''])}\n{_slowest(done)}"

@@ -19,9 +19,9 @@ from featx.cli.options import (
     Unfreeze,
     Validation,
     extraction_options,
-    given,
     head_options,
     network_options,
+    not_none,
     view_options,
 )
 from featx.cli.places import after_training, in_cache, save
@@ -51,10 +51,10 @@ def training_options(
         Kept | None, option(TRAINING, "Epoch to keep: the best on validation rows, or the last. Default: best.")
     ] = None,
 ) -> dict[str, Any]:
-    """Settings of training that were given."""
-    training = given(epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
-    training |= given(momentum=momentum, weight_decay=weight_decay, schedule=schedule)
-    return training | given(label_smoothing=label_smoothing, patience=patience, keep=keep)
+    """Settings of training; those left out have no entry."""
+    training = not_none(epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate)
+    training |= not_none(momentum=momentum, weight_decay=weight_decay, schedule=schedule)
+    return training | not_none(label_smoothing=label_smoothing, patience=patience, keep=keep)
 
 
 @command(
@@ -119,7 +119,7 @@ def finetune(
         from_scratch=from_scratch,
         init=init,
         head=head,
-        head_params={**of_head, **given(epochs=head_epochs or None)},
+        head_params={**of_head, **not_none(epochs=head_epochs or None)},
         head_first=head_epochs != 0,
         live_augment=live_augment,
         views=Views(**(_varied(views) if live_augment else views)),
@@ -139,7 +139,7 @@ def finetune(
 
 
 def _varied(views: dict[str, Any]) -> dict[str, Any]:
-    """Views that vary if any setting says so, whatever their number: live, each epoch has its own."""
+    """View options whose number is 2 or more if a setting varies views: live, each epoch has another view."""
     varies = any(value for name, value in views.items() if name not in ("n", "random_state"))
     return {**views, "n": max(views["n"], 2)} if varies else views
 
@@ -149,10 +149,10 @@ def _name(dataset: Path, network: str) -> str:
 
 
 def _say(epoch: int, logs: dict[str, float]) -> None:
-    held_out = (
-        f", validation loss {logs['val_loss']:.4f}, {percent(logs['val_accuracy'])}" if "val_loss" in logs else ""
-    )
-    note(f"epoch {epoch}: loss {logs['loss']:.4f}, {percent(logs['accuracy'])}{held_out}")
+    line = f"epoch {epoch}: loss {logs['loss']:.4f}, {percent(logs['accuracy'])}"
+    if "val_loss" in logs:
+        line += f", validation loss {logs['val_loss']:.4f}, {percent(logs['val_accuracy'])}"
+    note(line)
 
 
 def _summary(record: Fitting) -> str:

@@ -1,4 +1,4 @@
-"""Options that several commands have, each declared once, and groups of them that become arguments of the library."""
+"""Options that several commands have, each declared once, and groups that become arguments of the library."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ Validation = Annotated[float, option(TRAINING, "Share to hold out if the data se
 Calibrate = Annotated[bool, option(TRAINING, "Choose a temperature by the pictures held out.")]
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Options that were given: the others are left to the library's defaults."""
+def not_none(**options: Any) -> dict[str, Any]:
+    """Options by name, without those that are None: these are left to the library's defaults."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -164,5 +164,5 @@ def head_options(
     layers: Layers = None,
     dropout: Dropout = None,
 ) -> dict[str, Any]:
-    """Parameters of a head that were given, of heads that may have layers of a network before them."""
-    return given(input=input, C=C, hidden=hidden, layers=layers, dropout=dropout)
+    """Parameters of heads that may have layers of a network before them; those left out have no entry."""
+    return not_none(input=input, C=C, hidden=hidden, layers=layers, dropout=dropout)

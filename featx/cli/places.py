@@ -1,4 +1,4 @@
-"""Where commands read from and write to when nobody says, and what is said of it."""
+"""Files and folders that commands read and write by default, and notes about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def features_or_newest(features: Path | None, cache_dir: Path) -> Path:
-    """The feature file that was named, else the newest in the cache folder."""
+    """Feature file that was named, else the newest in the cache folder."""
     if features is not None:
         return features
     from featx.cache import CacheFolder
@@ -31,10 +31,10 @@ def save(classifier: Classifier, folder: Path, done_with: Path | None = None) ->
 
 
 def require_folder_of(option: str, file: Path | None) -> None:
-    """Find out before the work whether a file can be written afterwards.
+    """Refuse, before the work, a file in a folder that does not exist.
 
     Raises:
-        SettingError: there is no such folder.
+        SettingError: no such folder.
     """
     from featx.errors import SettingError
 
@@ -44,7 +44,7 @@ def require_folder_of(option: str, file: Path | None) -> None:
 
 
 def after_training(classifier: Classifier, folder: Path) -> tuple[str | Path, ...]:
-    """The next command: to measure, or, where all labelled pictures were trained on, to check."""
+    """Words of the next command: to measure, or, where all labelled pictures were trained on, to check."""
     return ("evaluate", folder) if _can_be_measured(classifier) else ("doctor", folder)
 
 

@@ -1,4 +1,4 @@
-"""The program, the panels of its help, and how a function becomes one of its commands."""
+"""The program, the panels of its help, and the way from a function to a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from featx._internal.options import option_of
 from featx.cli.terminal import OPTIONS, Report, run
 
 # Panels of `featx --help`, and the commands in each, in the order in which one comes to need them
-START, PREPARE, TRAIN, USE = "Start", "Prepare", "Train", "Use"
+START = "Start"
+PREPARE = "Prepare"
+TRAIN = "Train"
+USE = "Use"
 GROUPS = {
     START: ("demo",),
     PREPARE: ("extract", "inspect", "backbones", "cache"),
@@ -24,16 +27,21 @@ GROUPS = {
     USE: ("evaluate", "predict", "explain", "report", "serve", "doctor"),
 }
 # Panels of a command's help, in their order
-PICTURES, NETWORK, VIEWS = "Pictures", "Network", "Views"
-HEAD, TRAINING, SEARCH = "Head", "Training", "Search"
-RUN, OUTPUT = "Run", "Output"
+PICTURES = "Pictures"
+NETWORK = "Network"
+VIEWS = "Views"
+HEAD = "Head"
+TRAINING = "Training"
+SEARCH = "Search"
+RUN = "Run"
+OUTPUT = "Output"
 PANELS = (PICTURES, NETWORK, VIEWS, HEAD, TRAINING, SEARCH, RUN, OUTPUT)
 
 Command = Callable[..., Report]
 
 
 class _Program(TyperGroup):
-    """The commands in the order of ``GROUPS``."""
+    """Commands in the order of ``GROUPS``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands."""
@@ -41,10 +49,10 @@ class _Program(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command whose --help is beside --json, in the last panel, and not first in a panel of its own."""
+    """Command whose --help is beside --json, in the last panel, instead of alone in the first."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The option --help."""
+        """Option --help."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.rich_help_panel = OUTPUT
@@ -62,7 +70,7 @@ app = typer.Typer(
 
 
 def option(panel: str, help: str, **more: Any) -> Any:
-    """An option in a panel of a command's help, called as :func:`option_of` calls its parameter."""
+    """Option in a panel of a command's help, called as :func:`option_of` calls its parameter."""
     return typer.Option(help=help, rich_help_panel=panel, **more)
 
 
@@ -72,34 +80,37 @@ def command(
     """Register a function that returns a :class:`Report` as a command.
 
     Args:
-        app: where.
-        example: shown at the end of its help.
-        panel: of the help of ``app`` that it is shown in.
-        **groups: by name of a parameter of the function, another function, whose own parameters become options in its
-            place, and whose result it gets.
+        app: program that gets the command.
+        example: command line that is shown at the end of its help.
+        panel: panel in the help of ``app``.
+        **groups: by name of a parameter of the function, another function. The parameters of that become options in
+            its place, and it gets the result.
     """
 
     def register(function: Command) -> Command:
-        own = _parameters(function)
+        """Register the function."""
+        parameters_of_function = _parameters(function)
         grouped = {name: _parameters(group) for name, group in groups.items()}
         output = _parameters(_output_options)
 
         @functools.wraps(function)
-        def run_command(**given: Any) -> None:
+        def run_command(**values: Any) -> None:
+            """Run the function on the options' values, and end with its exit code."""
+
             def work() -> Report:
-                made = {name: groups[name](**_of(parameters, given)) for name, parameters in grouped.items()}
-                return function(**_of([p for p in own if p.name not in groups], given), **made)
+                """Run the function."""
+                results = {name: groups[name](**_of(parameters, values)) for name, parameters in grouped.items()}
+                ungrouped = [p for p in parameters_of_function if p.name not in groups]
+                return function(**_of(ungrouped, values), **results)
 
-            raise typer.Exit(run(work, **_of(output, given)))
+            raise typer.Exit(run(work, **_of(output, values)))
 
-        flat = [inner for p in own for inner in grouped.get(p.name, [p])] + output
-        parameters = {p.name: p for p in sorted(flat, key=_place)}  # what several groups ask for is one option
+        flat = [inner for p in parameters_of_function for inner in grouped.get(p.name, [p])] + output
+        parameters = {p.name: p for p in sorted(flat, key=_panel_number)}  # what several groups ask for is one option
         run_command.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]
         run_command.__annotations__ = {name: p.annotation for name, p in parameters.items()}
-        register_it = app.command(
-            cls=_Command, help=_unwrapped(function.__doc__), epilog=f"Example: {example}", rich_help_panel=panel
-        )
-        register_it(run_command)
+        help = _unwrapped(function.__doc__)
+        app.command(cls=_Command, help=help, epilog=f"Example: {example}", rich_help_panel=panel)(run_command)
         return function
 
     return register
@@ -122,26 +133,26 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _named(hint: Any, parameter: str) -> Any:
-    """A parameter's type, and, if it is an option, that by its name."""
-    about = getattr(hint, "__metadata__", ())
-    if not about or not isinstance(about[0], OptionInfo):
+    """Type of a parameter; of an option, with the name that it has on the command line."""
+    metadata = getattr(hint, "__metadata__", ())
+    if not metadata or not isinstance(metadata[0], OptionInfo):
         return hint
-    info = copy.copy(about[0])
+    info = copy.copy(metadata[0])
     OPTIONS[parameter] = option_of(parameter)
     info.param_decls = (OPTIONS[parameter],)
     return Annotated[hint.__origin__, info]
 
 
-def _place(parameter: inspect.Parameter) -> int:
-    """Where a parameter stands in the help: arguments first, then options panel by panel."""
-    about = parameter.annotation.__metadata__[0]
-    return PANELS.index(about.rich_help_panel) if isinstance(about, OptionInfo) else -1
+def _panel_number(parameter: inspect.Parameter) -> int:
+    """Sort key of a parameter in the help: arguments first, then options panel by panel."""
+    info = parameter.annotation.__metadata__[0]
+    return PANELS.index(info.rich_help_panel) if isinstance(info, OptionInfo) else -1
 
 
-def _of(parameters: list[inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    return {p.name: given[p.name] for p in parameters}
+def _of(parameters: list[inspect.Parameter], values: dict[str, Any]) -> dict[str, Any]:
+    return {p.name: values[p.name] for p in parameters}
 
 
 def _unwrapped(text: str | None) -> str:
-    """A docstring whose paragraphs are lines, for the terminal to wrap."""
+    """Docstring whose paragraphs are lines, for the terminal to wrap."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))

@@ -19,7 +19,7 @@ from featx.cli.options import (
     InputRule,
     RandomState,
     Validation,
-    given,
+    not_none,
 )
 from featx.cli.places import after_training, features_or_newest, require_folder_of, save
 from featx.cli.program import HEAD, OUTPUT, RUN, SEARCH, TRAIN, TRAINING, app, command, option
@@ -65,7 +65,7 @@ def cv(
 
     features = features_or_newest(features, cache_dir)
     values = parse_C(C) if C else None
-    params = given(input=input)
+    params = not_none(input=input)
     if shots:
         params |= {"C": _only(values)} if values else {}
         curve = few_shot(
@@ -198,21 +198,21 @@ def sweep(
     name = f"{features.stem}-{head}"
     folder = out or Path("models") / f"{name}-sweep"
     _require_places(folder, csv, plot)
-    found = sweep(
+    searched = sweep(
         features, head, trials=trials, timeout=timeout, storage=storage or Path("sweeps") / f"{name}.db",
         pruner=pruner, workers=workers, validation=validation, repeats=repeats, random_state=random_state,
-        progress=progress, **given(input=input, epochs=epochs, patience=patience),
+        progress=progress, **not_none(input=input, epochs=epochs, patience=patience),
     )  # fmt: skip
-    save(found.classifier, folder)
+    save(searched.classifier, folder)
     if csv:
-        found.write_csv(csv)
+        searched.write_csv(csv)
     if plot:
-        found.plot(plot)
-    return _swept(found, folder)
+        searched.plot(plot)
+    return _searched(searched, folder)
 
 
 def _require_places(folder: Path, csv: Path | None, plot: Path | None) -> None:
-    """Find out before hours go by whether what a sweep finds can be written."""
+    """Refuse, before hours go by, folders and files that cannot be written."""
     from featx.classifier import refuse_foreign
     from featx.errors import SettingError
     from featx.selection.sweep.plot import load_matplotlib
@@ -226,27 +226,27 @@ def _require_places(folder: Path, csv: Path | None, plot: Path | None) -> None:
         load_matplotlib()
 
 
-def _swept(found: Sweep, folder: Path) -> Report:
+def _searched(searched: Sweep, folder: Path) -> Report:
     fields = {
-        "best": asdict(found.best),
-        "trials": [asdict(trial) for trial in found.trials],
-        "seconds": found.seconds,
+        "best": asdict(searched.best),
+        "trials": [asdict(trial) for trial in searched.trials],
+        "seconds": searched.seconds,
         "model": str(folder),
-        "storage": str(found.storage),
+        "storage": str(searched.storage),
     }
-    states = [trial.state for trial in found.trials]
+    states = [trial.state for trial in searched.trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if s in states)
     text = (
-        f"{_best(found)}\n\n{len(states)} trials ({counts}) in {found.storage}; the accuracies are of "
+        f"{_best(searched)}\n\n{len(states)} trials ({counts}) in {searched.storage}; the accuracies are of "
         f"the validation rows, by which the best was chosen: they flatter it\n{folder}"
     )
-    return Report(fields, text, next=after_training(found.classifier, folder))
+    return Report(fields, text, next=after_training(searched.classifier, folder))
 
 
-def _best(found: Sweep) -> str:
-    complete = [trial for trial in found.ranked if trial.state == "complete"]
-    header = ["trial", "accuracy", "deviation", "log loss", "epochs", *found.varying]
-    return columns([_trial(trial, found.varying) for trial in complete[:BEST_SHOWN]], header)
+def _best(searched: Sweep) -> str:
+    complete = [trial for trial in searched.ranked if trial.state == "complete"]
+    header = ["trial", "accuracy", "deviation", "log loss", "epochs", *searched.varying]
+    return columns([_trial(trial, searched.varying) for trial in complete[:BEST_SHOWN]], header)
 
 
 def _trial(trial: Trial, varying: list[str]) -> list[Any]:
@@ -255,5 +255,5 @@ def _trial(trial: Trial, varying: list[str]) -> list[Any]:
 
 
 def _shown(value: Any) -> Any:
-    """A parameter: unlike measures, which have four digits, a rate of 0.00001 is not 0."""
+    """Parameter as a table shows it: unlike measures, which have four digits, a rate of 0.00001 is not 0."""
     return f"{value:g}" if isinstance(value, float) else value

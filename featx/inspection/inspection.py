@@ -1,31 +1,117 @@
-"""The inspection of a data set: what every picture shows by itself, by its content, and by its features."""
+"""The inspection of a data set: by each picture, by their contents, and by their features."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from featx._internal.progress import Progress, silent
-from featx.cache import CacheFolder, Features, load_features
-from featx.errors import CacheError, SettingError
-from featx.inspection.comparing import compare
-from featx.inspection.contents import Contents, in_order, on_one_side
-from featx.inspection.likeness import NEIGHBORS, SIMILARITY
-from featx.inspection.pictures import Seen, look_at, sizes_of
-from featx.inspection.result import Inspection, Unreadable
+from featx.cache import CacheFolder, Features
+from featx.errors import SettingError
+from featx.inspection.contents import Contents, same_side, sorted_class_names
+from featx.inspection.feature_checks import FeatureChecks, check_features
+from featx.inspection.sizes import Sizes, sizes_of
+from featx.inspection.source import feature_file, listing_of, newest_features
+from featx.inspection.survey import Survey, from_png_text, survey
+from featx.inspection.troubles import Copies, Outlier, Pair, Suspect, Unreadable
 from featx.pictures import Listing, Picture, list_dataset, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a data set, and what is wrong with it. ``listed = readable + gone + quarantined``.
+
+    All is numbers, text, lists and dictionaries, so that ``dataclasses.asdict`` gives JSON values.
+
+    Attributes:
+        dataset: name of the data set.
+        root: its absolute path.
+        listed: number of pictures listed.
+        readable: number of pictures that could be decoded.
+        gone: number of rows of the feature file whose picture does not exist any more.
+        quarantined: files that cannot be read as pictures, or lie where none belongs.
+        ignored: number of files that are no pictures and do not claim to be.
+        empty_classes: class folders without a picture.
+        counts: number of pictures by class and split (``none``: no split), without the quarantined.
+        unlabelled: number of pictures without a label, by split.
+        imbalance: ratio of the largest class to the smallest; None without classes.
+        formats: number of pictures by format, as their content says.
+        sizes: extremes and a histogram; None if no picture could be read.
+        mean_image: mean image of each class (at most 1000, the largest), a PNG file in base64; :meth:`mean_images`
+            gives arrays.
+        mean_image_of_all: mean image of all pictures; empty if no picture could be read.
+        duplicates: files of the same content.
+        features_path: feature file by which all below was checked; None if there is none.
+        backbone: network that made the features; None if there are none.
+        compared: number of pictures that have features, copies included.
+        similarity, n_neighbors: the settings.
+        near_duplicates: pairs of pictures whose features have at least that cosine, the most similar first; of several
+            copies of a picture, one is compared.
+        leaks: pairs of a picture and its exact or near copy in another split; no split counts as train.
+        outliers: pictures unlike all others, the farthest first.
+        suspects: pictures that may have a wrong label, the most suspect first.
+        thresholds: by class, the probability from which on it is suggested.
+        notes: checks that could not be made and why, and results to be taken with care.
+        seconds: time that it took.
+        pictures: all pictures that can be read.
+    """
+
+    dataset: str
+    root: str
+    listed: int
+    readable: int
+    gone: int
+    quarantined: list[Unreadable]
+    ignored: int
+    empty_classes: list[str]
+    counts: dict[str, dict[str, int]]
+    unlabelled: dict[str, int]
+    imbalance: float | None
+    formats: dict[str, int]
+    sizes: Sizes | None
+    mean_image: dict[str, str]
+    mean_image_of_all: str
+    duplicates: list[Copies]
+    features_path: str | None
+    backbone: str | None
+    compared: int
+    similarity: float
+    n_neighbors: int
+    near_duplicates: list[Pair]
+    leaks: list[Pair]
+    outliers: list[Outlier]
+    suspects: list[Suspect]
+    thresholds: dict[str, float]
+    notes: list[str]
+    seconds: float
+    pictures: list[Picture]
+
+    def __repr__(self) -> str:
+        counts = f"{self.listed} listed, {len(self.quarantined)} quarantined, {len(self.duplicates)} duplicates"
+        if self.features_path is None:
+            return f"<Inspection {self.dataset}: {counts}, {len(self.leaks)} leaks; no features>"
+        by_features = f"{len(self.near_duplicates)} near-duplicates, {len(self.outliers)} outliers"
+        suspects = f"{len(self.suspects)} suspects"
+        return f"<Inspection {self.dataset}: {counts}, {len(self.leaks)} leaks, {by_features}, {suspects}>"
+
+    def mean_images(self) -> dict[str, NDArray[np.uint8]]:
+        """Mean image of each class, ``uint8 (64, 64, 3)``, RGB."""
+        return {name: from_png_text(image) for name, image in self.mean_image.items()}
 
 
 def inspect(
     source: str | Path | Features,
     *,
     cache_dir: str | Path = "cache",
-    similarity: float = SIMILARITY,
-    n_neighbors: int = NEIGHBORS,
+    similarity: float = 0.9,
+    n_neighbors: int = 10,
     random_state: int = 0,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -45,132 +131,111 @@ def inspect(
     nearest to the limit, and set yours.
 
     Args:
-        source: a folder or label file as for ``featx.extract``, or a feature file, whose pictures may be gone.
-        cache_dir: where the feature files are.
+        source: a folder or label file as for :func:`featx.extract`, or a feature file, whose pictures may be gone.
+        cache_dir: folder of the feature files.
         similarity: cosine from which on two pictures are near-duplicates, above 0 and at most 1.
-        n_neighbors: how many nearest pictures are compared: near-duplicates beyond these are found by their own
-            neighbours only, and an outlier is far from so many.
+        n_neighbors: number of nearest pictures that each is compared with, at least 1. Near-duplicates beyond these are
+            found by their own neighbours only; an outlier is far from all of these.
         random_state: seed of the folds by which labels are judged.
-        progress: called with what is going on, how much is done, and of how much.
+        progress: called with the stage, how much of it is done, and of how much.
+
+    Returns:
+        Everything that was found, as numbers, text and lists.
 
     Raises:
-        SettingError: a setting out of its range. DatasetError: no such data set.
-        CacheError: no such feature file, or one whose rows are no features.
+        SettingError: a setting out of its range.
+        DatasetError: no such data set.
+        CacheError: no such feature file, or one whose rows cannot be compared.
+
+    Example:
+        >>> import featx
+        >>> found = featx.inspect("photos")
+        >>> found
+        <Inspection photos: 24 listed, 0 quarantined, 0 duplicates, 0 leaks; no features>
+        >>> found.counts, found.formats, found.sizes.largest.width
+        ({'lying': {'none': 12}, 'standing': {'none': 12}}, {'PNG': 24}, 40)
+        >>> found.mean_images()["lying"].shape
+        (64, 64, 3)
     """
-    started = time.perf_counter()
     if not 0 < similarity <= 1:
         raise SettingError(f"`similarity` must be above 0 and at most 1, got {similarity:g}", "similarity")
     if n_neighbors < 1:
         raise SettingError(f"`n_neighbors` must be at least 1, got {n_neighbors}", "n_neighbors")
+    started = time.perf_counter()
     progress = progress or silent
-    features = _given(source)
-    listing = list_dataset(source) if features is None else _listed_in(features)  # type: ignore[arg-type]
-    seen = look_at(listing, progress, forgiving=features is not None)
-    features = _features_of(listing, CacheFolder(cache_dir)) if features is None else features
-    pictures = [p for p in listing.pictures if p.path not in seen.unreadable]
-    known = dict(zip(features.paths, features.ids.tolist(), strict=True)) if features is not None else {}
-    contents = Contents(pictures, seen.ids | {path: known[path] for path in seen.gone})
-    alike = compare(contents, features, similarity, n_neighbors, random_state, progress)
+    features = feature_file(source)
+    listing = list_dataset(source) if features is None else listing_of(features)  # type: ignore[arg-type]
+    surveyed = survey(listing, progress, may_be_gone=features is not None)
+    if features is None:
+        features = newest_features(listing, CacheFolder(cache_dir))
+    pictures = [picture for picture in listing.pictures if picture.path not in surveyed.unreadable]
+    contents = Contents(pictures, surveyed.ids | _ids_of(surveyed.gone, features))
+    checks = check_features(
+        contents,
+        features,
+        similarity=similarity,
+        n_neighbors=n_neighbors,
+        random_state=random_state,
+        progress=progress,
+    )
+    return _inspection(listing, surveyed, contents, checks, time.perf_counter() - started)
+
+
+def _ids_of(paths: list[str], features: Features | None) -> dict[str, str]:
+    """Content id by path, of pictures that only the feature file knows."""
+    if not paths or features is None:
+        return {}
+    known = dict(zip(features.paths, features.ids.tolist(), strict=True))
+    return {path: known[path] for path in paths}
+
+
+def _inspection(
+    listing: Listing, surveyed: Survey, contents: Contents, checks: FeatureChecks, seconds: float
+) -> Inspection:
+    pictures = [picture for picture in listing.pictures if picture.path not in surveyed.unreadable]
+    counts = _counts(pictures)
+    features = checks.features
     return Inspection(
         dataset=listing.name,
         root=str(listing.root.resolve()),
         listed=len(listing.pictures),
-        gone=len(seen.gone),
-        quarantined=[Unreadable(printable(path), reason) for path, reason in sorted(seen.unreadable.items())],
+        readable=len(surveyed.ids),
+        gone=len(surveyed.gone),
+        quarantined=[Unreadable(printable(path), reason) for path, reason in sorted(surveyed.unreadable.items())],
         ignored=len(listing.ignored),
         empty_classes=[printable(name) for name in listing.empty_classes],
-        features_path=str(features.path) if features is not None else None,
-        backbone=str(features.spec.get("backbone")) if features is not None else None,
-        similarity=similarity,
-        neighbors=n_neighbors,
+        counts={name: dict(counts[name]) for name in sorted_class_names(n for n in counts if n is not None)},
+        unlabelled=dict(counts.get(None, {})),
+        imbalance=_imbalance(counts),
+        formats=dict(surveyed.formats.most_common()),
+        sizes=sizes_of(list(surveyed.ids), surveyed.sizes),
+        mean_image={name: surveyed.mean_image(name) for name in listing.class_names if name in surveyed.sums},
+        mean_image_of_all=surveyed.mean_image(None),
         duplicates=contents.duplicates(),
-        leaks=contents.leaks() + [pair for pair in alike.pairs if not on_one_side(pair.first, pair.second)],
-        near_duplicates=alike.pairs,
-        compared=alike.compared,
-        outliers=alike.outliers,
-        suspects=alike.suspects,
-        thresholds=alike.thresholds,
-        notes=alike.notes,
-        **_counted(pictures),
-        **_shown(listing, seen, pictures),
-        seconds=time.perf_counter() - started,
+        features_path=None if features is None else str(features.path),
+        backbone=None if features is None else str(features.spec.get("backbone")),
+        compared=checks.compared,
+        similarity=checks.similarity,
+        n_neighbors=checks.n_neighbors,
+        near_duplicates=checks.near_duplicates,
+        leaks=contents.leaks() + [p for p in checks.near_duplicates if not same_side(p.first, p.second)],
+        outliers=checks.outliers,
+        suspects=checks.labels.suspects,
+        thresholds=checks.labels.thresholds,
+        notes=checks.notes,
+        seconds=seconds,
+        pictures=[picture for picture in pictures if picture.path in surveyed.ids],
     )
 
 
-# ---------------------------------------------------------------------------------------------- where things come from
-
-
-def _given(source: str | Path | Features) -> Features | None:
-    """The feature file, if one was given.
-
-    Raises:
-        CacheError: its rows cannot be compared.
-    """
-    if not isinstance(source, Features) and Path(source).suffix != ".h5":
-        return None
-    features = source if isinstance(source, Features) else load_features(source)
-    if features.dtype.kind != "f":
-        raise CacheError(f"{features.path} holds pixels, not features; name one that a network made, or the data set")
-    if not all(features.paths):
-        raise CacheError(f"{features.path} is a block of an unfinished extraction; run `featx extract` again")
-    return features
-
-
-def root_of(source: str | Path | Features) -> Path:
-    """The folder that the pictures' paths are relative to, as far as can be told without listing them."""
-    features = _given(source)
-    if features is not None:
-        return Path(features.root)
-    path = Path(source)  # type: ignore[arg-type]
-    return path if path.is_dir() else path.parent
-
-
-def _listed_in(features: Features) -> Listing:
-    """The data set as it was extracted; what was in the quarantine stays there."""
-    rows, names = np.flatnonzero(features.pictures), [*features.class_names, None]
-    pictures = [
-        Picture(str(path), names[label], str(split))
-        for path, label, split in zip(features.paths[rows], features.y[rows], features.splits[rows], strict=True)
-    ]
-    pictures += [Picture(path) for path, _ in features.quarantine]
-    ordered = tuple(sorted(pictures, key=lambda p: p.path))
-    return Listing(Path(features.root), features.dataset, ordered, misplaced=dict(features.quarantine))
-
-
-def _features_of(listing: Listing, store: CacheFolder) -> Features | None:
-    """The newest feature file of the data set's folder; one of the same name before one of another label file."""
-    first = None
-    for features in store.iter_features(root=str(listing.root.resolve())):
-        if features.path.parent == store.folder and features.dtype.kind == "f":
-            first = features if first is None else first
-            if features.dataset == listing.name:
-                return features
-    return first
-
-
-# ------------------------------------------------------------------------------------------------------- by themselves
-
-
-def _counted(pictures: list[Picture]) -> dict[str, Any]:
-    counts: dict[str, Counter[str]] = {}
-    unlabelled: Counter[str] = Counter()
+def _counts(pictures: list[Picture]) -> dict[str | None, Counter[str]]:
+    """Number of pictures by label and split."""
+    counts: dict[str | None, Counter[str]] = {}
     for picture in pictures:
-        by_split = unlabelled if picture.label is None else counts.setdefault(picture.label, Counter())
-        by_split[picture.split or "none"] += 1
-    totals = [by_split.total() for by_split in counts.values()]
-    return {
-        "counts": {name: dict(counts[name]) for name in in_order(counts)},
-        "unlabelled": dict(unlabelled),
-        "imbalance": max(totals) / min(totals) if totals else None,
-    }
+        counts.setdefault(picture.label, Counter())[picture.split or "none"] += 1
+    return counts
 
 
-def _shown(listing: Listing, seen: Seen, pictures: list[Picture]) -> dict[str, Any]:
-    return {
-        "readable": len(seen.ids),
-        "formats": dict(seen.formats.most_common()),
-        "sizes": sizes_of(list(seen.ids), seen.measured),
-        "mean_image": {name: seen.mean_image(name) for name in listing.class_names if name in seen.sums},
-        "mean_image_of_all": seen.mean_image(None),
-        "pictures": [p for p in pictures if p.path in seen.ids],
-    }
+def _imbalance(counts: dict[str | None, Counter[str]]) -> float | None:
+    totals = [by_split.total() for label, by_split in counts.items() if label is not None]
+    return max(totals) / min(totals) if totals else None

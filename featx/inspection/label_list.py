@@ -5,83 +5,107 @@ from __future__ import annotations
 import csv
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from featx._internal.files import write_whole
 from featx.errors import DatasetError, SettingError
-from featx.inspection.result import Inspection
+from featx.inspection.inspection import Inspection
 from featx.pictures import Picture
 
 
-def require_place(file: str | Path, root: str | Path) -> None:
-    """Find out, before every picture is looked at, whether a list of the data set in ``root`` can be written there.
+@dataclass(frozen=True)
+class ListCounts:
+    """Numbers of pictures in a list and, each counted once, left out of it; without the quarantined.
+
+    Attributes:
+        written: pictures in the list.
+        copies: all copies of a picture but one.
+        leaks: training (or validation) side of near-duplicates in two splits, so that test pictures stay.
+        suspects: pictures that may have a wrong label.
+        unlabelled: pictures without a label, which a label file cannot hold.
+        unwritable: pictures whose name or label a label file would not give back as it is.
+    """
+
+    written: int
+    copies: int
+    leaks: int
+    suspects: int
+    unlabelled: int
+    unwritable: int
+
+
+def require_list_path(file: str | Path, root: str | Path) -> None:
+    """Refuse, before every picture is read, a file to which a list of the data set in ``root`` cannot be written.
 
     Raises:
-        SettingError: it cannot: no CSV, a file that exists, or a folder that is neither the data set's nor above it.
+        SettingError: no CSV, or a file that exists.
+        DatasetError: a file in a folder that is neither the data set's nor above it.
     """
     file = Path(file)
     if file.suffix.lower() != ".csv":
         raise SettingError(f"{file}: the list is a CSV file; name one that ends in .csv", "file")
     if os.path.lexists(file):
         raise SettingError(f"{file} exists and is not overwritten; remove it, or name another", "file")
-    _from_folder(file, root)
+    _way_down(file, root)
 
 
-def write_list(found: Inspection, file: str | Path, without_suspects: bool = False) -> dict[str, int]:
+def write_list(inspection: Inspection, file: str | Path, without_suspects: bool = False) -> ListCounts:
     """Write ``path,label,split`` of the pictures to go on with; paths are relative to the file's folder.
 
-    Left out are: what is quarantined or gone, all copies of a picture but one, the training (or validation) side of
-    near-duplicate leaks, so that test pictures stay, pictures without a label, since a label file cannot hold them, and
-    those whose name or label it would not give back as it is. Near-duplicates within a split stay.
+    The quarantined and gone are left out, and what :class:`ListCounts` counts. Near-duplicates within a split stay.
 
     Args:
-        found: by :func:`featx.inspect`.
+        inspection: the inspection of the data set.
         file: a new ``.csv`` in the data set's folder or above it.
         without_suspects: also leave out label suspects, but for those of test: leaving these out would flatter.
 
-    Returns:
-        how many pictures are ``written``, and how many were left out as ``copies``, ``leaks``, ``suspects``,
-        ``unlabelled`` or ``unwritable``, each counted once, for the first of these reasons.
-
     Raises:
-        SettingError: it cannot be written there; see :func:`require_place`.
-        DatasetError: there would be nothing in it.
+        SettingError, DatasetError: it cannot be written there, or there would be nothing in it.
     """
     file = Path(file)
-    require_place(file, found.root)
-    above = _from_folder(file, found.root)
-    dropped = {
-        "copies": {p.path for group in found.duplicates for p in _later(group.pictures, found)},
-        "leaks": {pair.second.path for pair in found.leaks if not pair.exact},
-        "suspects": {s.path for s in found.suspects if without_suspects and s.split != "test"},
-        "unlabelled": {p.path for p in found.pictures if p.label is None},
-        "unwritable": {p.path for p in found.pictures if not _comes_back(_below(above, p), p.label or "")},
-    }
-    kept, left_out = [], dict.fromkeys(dropped, 0)
-    for picture in found.pictures:
-        why = next((reason for reason, paths in dropped.items() if picture.path in paths), None)
-        if why:
-            left_out[why] += 1
+    require_list_path(file, inspection.root)
+    above = _way_down(file, inspection.root)
+    left_out = _left_out(inspection, above, without_suspects)
+    rows: list[tuple[str, str | None, str]] = []
+    counts = dict.fromkeys(left_out, 0)
+    for picture in inspection.pictures:
+        reason = next((reason for reason, paths in left_out.items() if picture.path in paths), None)
+        if reason:
+            counts[reason] += 1
         else:
-            kept.append([_below(above, picture), picture.label, picture.split])
-    if not kept:
+            rows.append((_below(above, picture), picture.label, picture.split))
+    if not rows:
         raise DatasetError(f"{file} would list nothing: no readable picture has a label; it was not written")
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([["path", "label", "split"], *kept])
+    csv.writer(text, lineterminator="\n").writerows([("path", "label", "split"), *rows])
     write_whole(file, text.getvalue().encode())
-    return {"written": len(kept), **left_out}
+    return ListCounts(written=len(rows), **counts)
 
 
-def _later(copies: list[Picture], found: Inspection) -> list[Picture]:
-    """All but the first copy that is there."""
-    there = {p.path for p in found.pictures}
-    return [p for p in copies if p.path in there][1:]
+def _left_out(inspection: Inspection, above: str, without_suspects: bool) -> dict[str, set[str]]:
+    """Paths of the pictures to leave out, by reason; the first reason counts."""
+    suspects = inspection.suspects if without_suspects else []
+    return {
+        "copies": {p.path for group in inspection.duplicates for p in _later_copies(group.pictures, inspection)},
+        "leaks": {pair.second.path for pair in inspection.leaks if not pair.exact},
+        "suspects": {suspect.path for suspect in suspects if suspect.split != "test"},
+        "unlabelled": {p.path for p in inspection.pictures if p.label is None},
+        "unwritable": {p.path for p in inspection.pictures if not _comes_back(_below(above, p), p.label or "")},
+    }
 
 
-def _from_folder(file: Path, root: str | Path) -> str:
-    """The way from the file's folder down to the data set; empty if that is the same."""
-    for path in (os.path.abspath, os.path.realpath):
-        folder, data = path(file.parent), path(root)
+def _later_copies(copies: list[Picture], inspection: Inspection) -> list[Picture]:
+    """All but the first copy that can be read."""
+    readable = {picture.path for picture in inspection.pictures}
+    return [picture for picture in copies if picture.path in readable][1:]
+
+
+def _way_down(file: Path, root: str | Path) -> str:
+    """Path of the data set relative to the file's folder; empty if that is the same."""
+    for resolve in (os.path.abspath, os.path.realpath):
+        folder = resolve(file.parent)
+        data = resolve(root)
         if os.path.isdir(folder) and Path(data).is_relative_to(folder):
             return os.path.relpath(data, folder) if data != folder else ""
     where = Path(root).absolute()
