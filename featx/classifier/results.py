@@ -21,6 +21,13 @@ class Prediction:
         path: the picture, as it was named.
         label, probability: the most probable class, and its probability.
         all_probabilities: float32 ``(classes,)``, in the order of ``class_names``.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> (prediction,), _ = featx.fit(features, "knn", n_neighbors=3).predict(["photos/lying/000.png"])
+        >>> prediction.path, prediction.label, sorted(prediction.probabilities)
+        ('photos/lying/000.png', 'lying', ['lying', 'standing'])
     """
 
     path: str
@@ -54,13 +61,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Whether predicting from pictures gives what was measured on their cached features.
+    """Comparison of predictions from pictures with those from their cached features.
 
     Attributes:
         max_abs_difference: the largest difference of a probability; not a number if one is not.
         ok: whether that is below 1e-3.
         rows: pictures compared.
         skipped: ``(path, reason)`` of pictures that are no longer what they were.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> diagnosis = featx.fit(features, "logreg").doctor()
+        >>> diagnosis.ok, diagnosis.rows, diagnosis.max_abs_difference < 1e-3
+        (True, 24, True)
     """
 
     max_abs_difference: float
