@@ -11,7 +11,7 @@
      |    +-- CorruptCacheError a feature file whose bytes are not what was written
      |    +-- SpecMismatchError features made by another spec than the one asked for
      +-- ExtractionError        the trunk gave values that cannot be stored, or no picture could be read
-     +-- TrainingError          rows, labels or settings on which no head can be trained
+     +-- TrainingError          rows or labels on which no head can be trained, or a training that came to nothing
      +-- SweepError             a sweep's storage that cannot be used or is another sweep's, or workers that were killed
      +-- ServingError           an address that cannot be had, or libraries that are not installed
      +-- ModelError             a classifier folder that is incomplete, altered or not trustworthy
@@ -81,8 +81,11 @@ class ExtractionError(FeatxError):
     """The trunk gave values that cannot be stored, or no picture of a data set could be read."""
 
 
-class TrainingError(FeatxError):
-    """Rows, labels or settings on which no head can be trained."""
+class TrainingError(FeatxError, ValueError):
+    """Rows or labels on which no head can be trained, or a training that came to nothing.
+
+    A ``ValueError`` too: that is what scikit-learn's estimators raise for data that they cannot take.
+    """
 
 
 class SweepError(FeatxError):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.errors import SettingError, TrainingError
 from featx.heads import Head, as_rows
@@ -61,7 +62,8 @@ def split_rows(
         random_state: seed of the draw.
 
     Raises:
-        TrainingError: ``validation`` is not a share, or nothing is left to train on.
+        SettingError: ``validation`` is not a share.
+        TrainingError: nothing is left to train on.
     """
     if not 0 <= validation < 1:
         raise SettingError(f"`validation` must be at least 0 and below 1, got {validation:g}", "validation")
@@ -90,7 +92,7 @@ def fold_numbers(ids: NDArray[Any], labels: NDArray[Any], folds: int, random_sta
     class, and of all, differ by one picture at most.
 
     Raises:
-        TrainingError: fewer than two folds, or fewer pictures than folds.
+        SettingError: fewer than two folds, or fewer pictures than folds.
     """
     pictures, first, place = np.unique(ids, return_index=True, return_inverse=True)
     if not 2 <= folds <= len(pictures):
@@ -157,13 +159,27 @@ def inputs(head: Head, features: Features, rows: NDArray[np.int64]) -> Any:
 
     Maps that the head would pool anyway are pooled block by block.
     """
-    pooled = len(features.shape) == 4 and head.input != "flat"
-    row_bytes = 4 * features.shape[-1] if pooled else features.dtype.itemsize * int(np.prod(features.shape[1:]))
+    becomes_rows = len(features.shape) == 4 and head.input != "flat"
+    row_bytes = 4 * features.shape[-1] if becomes_rows else features.dtype.itemsize * int(np.prod(features.shape[1:]))
     if len(rows) * row_bytes > MEMORY_BYTES:
         return features.rows(rows)
-    if pooled and len(rows):
-        return np.concatenate([as_rows(X, head.input) for _, X in features.blocks(rows)])
-    return features.stored(rows)
+    return pooled(features, rows, head.input) if becomes_rows else features.stored(rows)
+
+
+def pooled(features: Features, rows: NDArray[np.int64], how: str) -> NDArray[np.float32]:
+    """Features of rows of a file, float32 ``(n, c)``, read block by block; maps are pooled.
+
+    Args:
+        features: a feature file.
+        rows: int64 ``(n,)``.
+        how: ``avg`` or ``max``, over height and width.
+    """
+    X = np.empty((len(rows), features.shape[-1]), np.float32)
+    done = 0
+    for block, read in features.blocks(rows):
+        X[done : done + len(block)] = as_rows(read, how)
+        done += len(block)
+    return X
 
 
 def groups_of(features: Features, rows: NDArray[np.int64]) -> dict[str, Any]:
@@ -182,6 +198,37 @@ def probabilities(head: Head, features: Features, rows: Any = None) -> NDArray[n
     for block, X in features.blocks(numbers):
         found[done : done + len(block)] = head.predict_proba(X)
         done += len(block)
+    return found
+
+
+def out_of_fold(
+    fold: NDArray[np.int64],
+    n_classes: int,
+    predict: Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[Any]]],
+    progress: Progress,
+    stage: str,
+) -> NDArray[np.float32]:
+    """Probabilities of each row by a head that was fitted without the row's part.
+
+    Args:
+        fold: int64 ``(n,)``, the part in which each row is held out; see :func:`fold_numbers`.
+        n_classes: how many there are in all.
+        predict: called with the positions of training rows and of held-out rows; gives the classes, int ``(known,)``,
+            that a head fitted on the first knows, and its probabilities ``(held out, known)`` of the second.
+        progress: called with ``stage``, the parts done and how many there are.
+        stage: what to call it.
+
+    Returns:
+        float32 ``(n, n_classes)``; not a number for classes that the row's head did not know.
+    """
+    found = np.full((len(fold), n_classes), np.nan, np.float32)
+    n_folds = int(fold.max()) + 1
+    for number in range(n_folds):
+        progress(stage, number, n_folds)
+        held_out = np.flatnonzero(fold == number)
+        classes, predicted = predict(np.flatnonzero(fold != number), held_out)
+        found[np.ix_(held_out, classes)] = predicted
+    progress(stage, n_folds, n_folds)
     return found
 
 

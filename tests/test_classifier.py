@@ -30,7 +30,15 @@ from featx._internal.intervals import wilson_interval
 from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
 from featx.classifier.folder import about_digest
-from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
+from featx.errors import (
+    CacheError,
+    DatasetError,
+    ModelError,
+    SettingError,
+    SpecMismatchError,
+    TrainingError,
+    WeightsError,
+)
 from featx.heads import BNMLPHead, LogisticHead
 
 CLASSES = ["lying", "slanted", "standing"]  # as class_names are sorted
@@ -145,9 +153,9 @@ def test_stripes_are_told_apart(stripes: Stripes, fitted: dict[str, Classifier])
 @pytest.mark.parametrize("head", PARAMS)
 def test_the_doctor_finds_it_well(stripes: Stripes, fitted: dict[str, Classifier], head: str) -> None:
     found = fitted[head].doctor(stripes.features, batch_size=8)
-    assert found["ok"] is True
-    assert found["max_abs_difference"] < 1e-3
-    assert (found["rows"], found["skipped"]) == (32, [])
+    assert found.ok is True
+    assert found.max_abs_difference < 1e-3
+    assert (found.rows, found.skipped) == (32, [])
 
 
 def test_history_is_a_table_of_epochs(fitted: dict[str, Classifier], tmp_path: Path) -> None:
@@ -294,16 +302,39 @@ def test_a_class_of_unreadable_pictures_is_named(stripes: Stripes, tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"head": "forest"}, "unknown head 'forest'"),
-        ({"head": "ridge", "epochs": 3}, "the ridge head has no 'epochs'"),
-        ({"head": "ridge", "C": -2}, "C must be positive. Got -2 instead"),
-        ({"head": "ridge", "validation": 1.5}, "validation share must be at least 0 and below 1, got 1.5"),
-        ({"head": "bn-mlp", "dropout": 2}, "dropout must be at least 0 and below 1. Got 2 instead"),
+        ({"head": "forest"}, "unknown `head` 'forest'; expected one of bn-mlp, mlp, logreg, svm, ridge, knn"),
+        ({"head": "ridge", "epochs": 3}, "the ridge head has no setting 'epochs'; it takes C, input, random_state"),
+        ({"head": "ridge", "validation": 1.5}, "`validation` must be at least 0 and below 1, got 1.5"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(stripes: Stripes, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(SettingError) as caught:
         featx.fit(stripes.features, **settings)
+    assert (str(caught.value), caught.value.setting) == (message, list(settings)[-1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"head": "ridge", "C": -2}, "`C` must be from 1e-10 to 1e.06, got -2"),
+        ({"head": "bn-mlp", "dropout": 2}, "`dropout` must be at least 0 and below 1, got 2"),
+        ({"head": "bn-mlp", "calibrate": True, "validation": 0}, "`calibrate` needs validation rows; expected a `vali"),
+    ],
+)
+def test_settings_of_a_head_that_do_not_fit_are_named(stripes: Stripes, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        featx.fit(stripes.features, **settings)
+
+
+def test_a_bad_setting_of_a_head_is_said_before_any_work(tmp_path: Path) -> None:
+    for fit in (featx.fit, featx.few_shot, featx.cross_validate, featx.sweep):
+        with pytest.raises(SettingError, match="`hidden` must be at least 1, got 0"):
+            fit(tmp_path / "not-looked-for.h5", "mlp", hidden=0)
+
+
+def test_a_validation_share_is_below_one(stripes: Stripes) -> None:
+    with pytest.raises(featx.FeatxError, match="validation.* must be at least 0 and below 1, got 1.5"):
+        featx.fit(stripes.features, "ridge", validation=1.5)
 
 
 def test_a_feature_file_that_is_not_there(tmp_path: Path) -> None:
@@ -465,7 +496,7 @@ def test_a_picture_in_two_classes_is_warned_of(stripes: Stripes, caplog: pytest.
 
 def test_no_rows_of_a_split(stripes: Stripes, ridge: Classifier) -> None:
     features = _with(stripes.features, splits=_splits(stripes.features, ""))
-    with pytest.raises(TrainingError, match="has no labelled rows of the test split. .*, or try another --split"):
+    with pytest.raises(TrainingError, match="has no labelled rows of the test split. .*, or try another `split`"):
         ridge.evaluate(features, "test")
 
 
@@ -476,8 +507,11 @@ def test_no_labels(stripes: Stripes, ridge: Classifier) -> None:
 
 
 def test_no_such_split(stripes: Stripes, ridge: Classifier) -> None:
-    with pytest.raises(TrainingError, match="unknown split 'val'; expected test, validation or train"):
+    with pytest.raises(
+        SettingError, match="^unknown `split` 'val'; expected one of test, validation, train, unseen$"
+    ) as caught:
         ridge.evaluate(stripes.features, "val")
+    assert caught.value.setting == "split"
 
 
 def test_features_of_another_spec_are_refused_field_by_field(stripes: Stripes, ridge: Classifier) -> None:
@@ -520,8 +554,8 @@ def test_the_doctor_skips_pictures_that_changed_or_vanished(
     (root / "test/lying/200.png").unlink()
     shutil.copy(root / "test/lying/202.png", root / "test/lying/201.png")
     found = ridge.doctor(features, n_rows=54, batch_size=8)
-    assert (found["rows"], found["ok"]) == (52, True)
-    skipped = dict(found["skipped"])
+    assert (found.rows, found.ok) == (52, True)
+    skipped = dict(found.skipped)
     assert skipped.keys() == {"test/lying/200.png", "test/lying/201.png"}
     assert "no such file" in skipped["test/lying/200.png"]
     assert skipped["test/lying/201.png"] == "was changed since featx last looked; extract again"
@@ -552,14 +586,15 @@ def test_the_doctor_tells_features_that_are_not_the_pictures(stripes: Stripes, r
     features = copy.copy(stripes.features)
     features.stored = lambda rows=None: stripes.features.stored(rows)[..., ::-1]  # type: ignore[method-assign]
     found = ridge.doctor(features, batch_size=8)
-    assert found["ok"] is False
-    assert found["max_abs_difference"] > 0.01
+    assert found.ok is False
+    assert found.max_abs_difference > 0.01
 
 
 def test_the_doctor_wants_rows(stripes: Stripes, ridge: Classifier) -> None:
     assert ridge.doctor(stripes.features, n_rows=5).rows == 5
-    with pytest.raises(TrainingError, match="one row at least, got --rows 0"):
+    with pytest.raises(SettingError, match="^`n_rows` must be at least 1, got 0$") as caught:
         ridge.doctor(stripes.features, n_rows=0)
+    assert caught.value.setting == "n_rows"
 
 
 def test_predictions_come_in_the_order_asked_for(stripes: Stripes, ridge: Classifier) -> None:
@@ -640,12 +675,13 @@ def test_the_doctor_does_not_trust_what_is_not_a_number(stripes: Stripes, ridge:
     broken = dataclasses.replace(ridge, head=copy.deepcopy(ridge.head))
     broken.head.coef_ = np.full_like(ridge.head.coef_, np.nan)
     found = broken.doctor(stripes.features)
-    assert not found["ok"] and np.isnan(found["max_abs_difference"])
+    assert not found.ok and np.isnan(found.max_abs_difference)
 
 
 def test_parameters_belong_to_a_head_given_by_name(stripes: Stripes) -> None:
-    with pytest.raises(TrainingError, match="give C to the head itself"):
+    with pytest.raises(SettingError, match="give C to the head itself") as caught:
         featx.fit(stripes.features, LogisticHead(), C=123)
+    assert caught.value.setting == "C"
 
 
 def test_other_weights_are_noticed_before_a_data_set_is_extracted(
@@ -681,7 +717,7 @@ def test_a_foreign_folder_is_not_touched(ridge: Classifier, tmp_path: Path) -> N
     foreign.mkdir()
     (foreign / "precious.txt").write_text("mine")
     for place in (foreign, foreign / "precious.txt"):
-        with pytest.raises(ModelError, match="exists and is not a classifier; give another --out"):
+        with pytest.raises(ModelError, match="exists and is not a classifier; give another `out`"):
             ridge.save(place)
     assert (foreign / "precious.txt").read_text() == "mine"
     assert _litter(tmp_path) == ["photos"]
@@ -1068,7 +1104,7 @@ def test_weights_that_moved(stripes: Stripes, tmp_path: Path) -> None:
     base.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(
         WeightsError,
-        match=r"w\.weights\.h5 cannot be read: no such file or directory.* `weights=FILE` says where they are",
+        match=r"w\.weights\.h5 cannot be read: no such file or directory.*, `weights=FILE` says where they are",
     ):
         Classifier.load(folder).predict([stripes.root / "test"])
     found, _ = Classifier.load(folder, weights=str(moved)).predict([stripes.root / "test"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import featx
-from featx.errors import TrainingError
+from featx.errors import SettingError
 from featx.finetuning import comparison as comparison_module
 from featx.finetuning.comparison import Comparison, Method, _concluded
 from featx.heads import make_head
@@ -131,7 +131,23 @@ def test_the_time_of_training_end_to_end_is_foretold_by_pictures_and_epochs(
     assert "training end to end would take about 6.0 s." in found.recommendation
 
 
-@pytest.mark.parametrize("given", [{"repeats": 1}, {"heads": []}, {"validation": 0.0}])
-def test_what_cannot_be_compared_is_said(make_dataset: Make, given: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="two repeats or more"):
-        featx.compare(make_dataset(), cache_dir=tmp_path, **given)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"repeats": 1}, "`repeats` must be at least 2, got 1"),
+        ({"heads": []}, "`heads` must name one head at least"),
+        ({"heads": ["ridge", "rigde"]}, "unknown `heads` 'rigde' (did you mean 'ridge'?); expected one of bn-mlp, "),
+        ({"validation": 0.0}, "`validation` must be above 0 and below 1, got 0"),
+        ({"validation": 1.0}, "`validation` must be above 0 and below 1, got 1"),
+        ({"pooling": "sum"}, "unknown `pooling` 'sum'; expected one of none, avg, max"),
+        ({"polling": "avg"}, "compare has no setting 'polling'; did you mean `pooling`?"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_compared_is_said_before_any_work(
+    make_dataset: Make, given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        featx.compare(make_dataset(), cache_dir=tmp_path / "cache", **given)
+    assert str(caught.value).startswith(message) and caught.value.setting == next(iter(given))
+    assert not (tmp_path / "cache").exists()

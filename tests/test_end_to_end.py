@@ -39,7 +39,7 @@ def test_predict_agrees_with_evaluate(
     found = classifier.evaluate(features)
     assert (found.accuracy, found.split, found.rows, bad) == (right, "test", 18, [])
     assert np.sum(found.confusion_matrix) == 18
-    assert classifier.doctor(features)["ok"]
+    assert classifier.doctor(features).ok
     assert (fitted.fitting.train_rows, fitted.fitting.validation_rows) == (36, 6)
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import featx
 from featx import Classifier
 from featx.cli import app
-from featx.errors import ModelError, SpecMismatchError, TrainingError
+from featx.errors import SettingError, SpecMismatchError, TrainingError
 from featx.explanation import Explanation, activation_maps, explain
 
 Make = Callable[..., Path]
@@ -73,8 +73,11 @@ def test_a_feature_file_stands_for_its_pictures(
     (data / "lying" / "000.png").unlink()
     maps, bad = explain(classifier, [features], out=tmp_path / "maps")
     assert len(maps) == 15 and [path for path, _ in bad] == [str(data.resolve() / "lying" / "000.png")]
-    with pytest.raises(ModelError, match="one feature file, or pictures"):
+    with pytest.raises(
+        SettingError, match="^`paths` takes one feature file, or pictures and folders; not both$"
+    ) as both:
         explain(classifier, [features, data])
+    assert both.value.setting == "paths"
 
 
 def test_features_of_another_spec_are_refused(
@@ -89,8 +92,16 @@ def test_any_class_can_be_explained(classifier: Classifier, data: Path, tmp_path
     maps, _ = explain(classifier, [data / "lying"], class_name="standing", out=tmp_path / "maps")
     assert {e.class_name for e in maps} == {"standing"} and "lying" in {e.label for e in maps}
     assert all(e.class_probability < 0.5 < e.probability for e in maps if e.label == "lying")
-    with pytest.raises(TrainingError, match="knows no class 'sitting'; it knows lying, standing"):
+    message = r"^unknown `class_name` 'sitting' \(did you mean 'standing'\?\); expected one of lying, standing$"
+    with pytest.raises(SettingError, match=message) as caught:
         explain(classifier, [data], class_name="sitting")
+    assert caught.value.setting == "class_name"
+
+
+def test_a_method_that_nothing_has_is_said_first(classifier: Classifier, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="^unknown `method` 'lime'; expected one of cam, gradcam$") as caught:
+        explain(classifier, [data], method="lime", out=tmp_path / "maps")
+    assert caught.value.setting == "method" and not (tmp_path / "maps").exists()
 
 
 def test_bad_pictures_are_named_and_the_others_explained(classifier: Classifier, data: Path, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from featx.backbones import PIXELS, SCRATCH, Division, build_tail, divide
 from featx.backbones.scratch import build_scratch
 from featx.classifier import Classifier
 from featx.errors import BackboneError, SettingError, TrainingError
-from featx.heads import head_layers, layer_weights, make_head
+from featx.heads import make_head
 from featx.tail import Checkpoints, TailHead, checkpoints
-from featx.tail.course import Course
+from featx.tail.training import TailTraining
 
 Make = Callable[..., Path]
 FAST: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 8}
@@ -164,8 +164,8 @@ def test_layers_compute_what_the_fitted_head_does(head: str, input: str, classes
     X = (3 * rng.normal(size=(30, 3, 3, 5)) + 1).astype(np.float32)
     y = np.arange(30) % classes
     fitted = make_head(head, input=input, **({"epochs": 2} if "mlp" in head else {})).fit(X, y)
-    layers = head_layers(fitted, X.shape[1:], classes)
-    layers.set_weights(layer_weights(fitted))
+    layers = fitted.keras_layers(X.shape[1:], classes)
+    layers.set_weights(fitted.keras_weights())
     probabilities = load_keras().ops.softmax(layers.predict_on_batch(X))
     np.testing.assert_allclose(probabilities, fitted.predict_proba(X), atol=1e-5)
 
@@ -218,7 +218,7 @@ def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path:
     tuned = featx.finetune(
         dataset, unfreeze="mix", init=tmp_path / "head", epochs=1, learning_rate=1e-12, cache_dir=tmp_path / "cache"
     )
-    plain, tail = first.features(), tuned.features_of()
+    plain, tail = first.features_of(), tuned.features_of()
     assert tuned.fitting.head == "mlp"
     np.testing.assert_allclose(tuned.predict_proba(tail), first.predict_proba(plain), atol=5e-3)  # float16
 
@@ -244,7 +244,7 @@ def test_a_saved_tail_predicts_the_same(tune: Any, make_dataset: Make, tmp_path:
     again = Classifier.load(tmp_path / "model")
     features = again.features_of()
     np.testing.assert_array_equal(again.predict_proba(features), classifier.predict_proba(features))
-    assert again.doctor(features)["max_abs_difference"] < 1e-6
+    assert again.doctor(features).max_abs_difference < 1e-6
     predictions, bad = again.predict([tmp_path / "new"])
     assert (len(predictions), bad) == (12, [])
     assert again.evaluate(features, "validation").accuracy == classifier.fitting.validation_accuracy
@@ -294,7 +294,7 @@ def test_alexnet_is_the_papers() -> None:
     assert (shapes["pool1"], shapes["pool2"], shapes["pool5"]) == ((27, 27, 96), (13, 13, 256), (6, 6, 256))
     assert np.prod(shapes["pool5"]) == 9216
     head, params = SCRATCH["alexnet"].head
-    top = head_layers(make_head(head, **params), (6, 6, 256), 10)
+    top = make_head(head, **params).keras_layers((6, 6, 256), 10)
     assert [w.shape for w in top.weights if len(w.shape) == 2] == [(9216, 4096), (4096, 4096), (4096, 10)]
 
 
@@ -313,8 +313,9 @@ def test_local_response_normalisation_is_the_papers() -> None:
 
 @pytest.mark.parametrize(("size", "near"), [(224, 227), (100, 99), (20, 67)])
 def test_a_size_that_does_not_go_through_alexnet_is_explained(size: int, near: int) -> None:
-    with pytest.raises(SettingError, match=rf"\({size} \+ 2 x 0 - 11\) / 4 \+ 1 = .* or {near}$"):
+    with pytest.raises(SettingError, match=rf"\({size} \+ 2 x 0 - 11\) / 4 \+ 1 = .* `size=227` or {near}$") as caught:
         build_scratch("alexnet", size, 0)
+    assert caught.value.setting == "size"
 
 
 def test_the_mean_image_is_that_of_the_training_rows(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
@@ -469,20 +470,20 @@ def test_a_loss_that_is_no_number_stops_training(
     tune: Any, make_dataset: Make, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make_dataset(classes=2, each=8)
-    with pytest.raises(TrainingError, match=r"not a number in epoch 1; try a lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"not a number in epoch 1; try a lower `learning_rate`"):
         tune(dataset, unfreeze="mix", learning_rate=1e38, optimizer="sgd", schedule="constant", epochs=5, batch_size=4)
-    healthy = Course._epoch
+    healthy = TailTraining.train
 
-    def spoilt(course: Course, number: int, tell: Any) -> dict[str, float]:
-        told = healthy(course, number, tell)
-        return {**told, "loss": np.nan} if number == 3 else told
+    def spoilt(training: TailTraining, epoch: int) -> dict[str, float]:
+        logs = healthy(training, epoch)
+        return {**logs, "loss": np.nan} if epoch == 3 else logs
 
-    monkeypatch.setattr(Course, "_epoch", spoilt)
+    monkeypatch.setattr(TailTraining, "train", spoilt)
     for validation in (0, 0.2):
         late = tune(dataset, unfreeze="mix", epochs=9, validation=validation)
         assert (late.fitting.stopped, late.fitting.epochs) == ("nan", 2)
         assert "in epoch 3: training stopped" in caplog.text
-        assert np.isfinite(late.predict_proba(late.features())).all()
+        assert np.isfinite(late.predict_proba(late.features_of())).all()
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -502,36 +503,55 @@ def test_one_class_is_said(tune: Any, make_dataset: Make) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"optimizer": "lion"}, "unknown optimizer 'lion'; expected one of adamw, adam, sgd"),
-        ({"schedule": "steps"}, "unknown schedule 'steps'"),
-        ({"epochs": 0}, "epochs must be positive"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"label_smoothing": 1.0}, "label_smoothing"),
-        ({"rate": 1.0}, "fine-tuning has no setting 'rate'"),
-        ({"head": "knn"}, "KNNHead has no weights that could be trained further"),
-        ({"pooling": "avg"}, "fine-tuning needs maps"),
-        ({"from_scratch": "cnn5"}, "unknown network 'cnn5'"),
-        ({"from_scratch": "cnn4", "size": 40}, "cnn4 needs pictures of at least 46 x 46"),
-        ({"unfreeze": "mix", "head_params": {"C": -1}}, "C must be positive"),
+        ({"optimizer": "lion"}, "unknown `optimizer` 'lion'; expected one of adamw, adam, sgd"),
+        ({"schedule": "steps"}, "unknown `schedule` 'steps'"),
+        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be above 0, got -1.0"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0"),
+        ({"head": "knn"}, "the knn head has no weights that could be trained further; take another `head`"),
+        ({"unfreeze": "mix", "head_params": {"C": -1}}, "`C` must be from 1e-10 to 1e.06, got -1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], message: str) -> None:
-    with pytest.raises((TrainingError, BackboneError, SettingError), match=message):
+def test_settings_of_training_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
         tune(**{"unfreeze": "mix", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "message"),
+    [
+        ({"rate": 1.0}, "rate", "fine-tuning has no setting 'rate'; "),
+        ({"learning_rat": 1.0}, "learning_rat", "fine-tuning has no setting 'learning_rat'; did you mean `learning_ra"),
+        ({"head": "forest"}, "head", "unknown `head` 'forest'; expected one of bn-mlp, "),
+        ({"head_params": {"C": 1, "hidden": 3}}, "hidden", "the logreg head has no setting 'hidden'; it takes C, inp"),
+        ({"pooling": "avg"}, "pooling", "fine-tuning needs maps; leave `pooling` out, and give the head's `input` as "),
+        ({"pooling": "sum"}, "pooling", "unknown `pooling` 'sum'; expected one of none, avg, max"),
+        ({"from_scratch": "cnn5"}, "from_scratch", "unknown `from_scratch` 'cnn5' (did you mean 'cnn4'?); expected"),
+        ({"from_scratch": "cnn4", "size": 40}, "size", "cnn4 needs pictures of at least 46 x 46 pixels, got `size=40`"),
+        ({"validation": 1.0}, "validation", "`validation` must be at least 0 and below 1, got 1"),
+        ({"live_augment": True, "views": 3}, "views", "`views` must be a featx.Views, such as Views(5, flip=True, z"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], setting: str, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        tune(**{"unfreeze": "mix", **given})
+    assert str(caught.value).startswith(message) and caught.value.setting == setting
 
 
 def test_init_brings_its_own_network_and_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=2, each=8)
     plain, tuned = tune(dataset, unfreeze="none"), tune(dataset, unfreeze="mix", epochs=1)
-    for init, given, message in (
-        (plain, {"backbone": "resnet50"}, "brings its own network, whose backbone is"),
-        (plain, {"head": "svm"}, "brings its own head, logreg"),
-        (tuned, {}, "this one has a tail"),
-        (plain, {"from_scratch": "cnn4"}, "give one of the two"),
+    for init, given, setting, message in (
+        (plain, {"backbone": "resnet50"}, "backbone", "^`init` brings its own network, whose `backbone` is .*resnet50"),
+        (plain, {"head": "svm"}, "head", "^`init` brings its own head, logreg; leave `head` and its settings out$"),
+        (tuned, {}, "init", "^`init` takes a classifier that is a plain head on a frozen network; this one has a t"),
+        (plain, {"from_scratch": "cnn4"}, "init", "`from_scratch` from nothing; give one of the two$"),
     ):
-        with pytest.raises(TrainingError, match=message):
+        with pytest.raises(SettingError, match=message) as caught:
             featx.finetune(dataset, init=init, cache_dir=tmp_path / "cache", **given)
+        assert caught.value.setting == setting
     more = make_dataset(classes=3, each=8, name="more")
     with pytest.raises(TrainingError, match="knows the classes lying, standing, the data set has lying, slanted"):
         featx.finetune(more, unfreeze="mix", init=plain, cache_dir=tmp_path / "cache")
@@ -564,7 +584,8 @@ def test_pixels_are_cached_as_they_are(make_dataset: Make, tmp_path: Path) -> No
     assert (features.shape, str(features.dtype)) == ((8, 24, 24, 3), "uint8")
     expected = np.asarray(picture(0, 0).resize((24, 24), 2))
     np.testing.assert_array_equal(features.stored([0])[0], expected)
-    with pytest.raises(SettingError, match="give `size`"):
+    with pytest.raises(SettingError, match="^pixels have no size of their own; give `size`, such as `size=") as missing:
         featx.extract(dataset, backbone="pixels", cache_dir=tmp_path / "cache")
-    with pytest.raises(SettingError, match="`pooling` and `preprocess` do not apply"):
+    assert missing.value.setting == "size"
+    with pytest.raises(SettingError, match="`layer`, `pooling` and `preprocess` do not apply$"):
         featx.extract(dataset, backbone="pixels", size=24, pooling="avg", cache_dir=tmp_path / "cache")

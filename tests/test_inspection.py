@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import featx
 from featx.cache import write_features
 from featx.cli import app
-from featx.errors import CacheError, DatasetError
+from featx.errors import CacheError, DatasetError, SettingError
 from featx.inspection.contents import Contents
 from featx.inspection.label_list import ListCounts, write_list
 from featx.inspection.likeness import linked_groups, modified_z, nearest, similar_pairs
@@ -371,10 +371,18 @@ def test_pixels_and_blocks_are_refused(make_dataset: Callable[..., Path], tmp_pa
         featx.inspect(block)
 
 
-@pytest.mark.parametrize(("setting", "said"), [({"similarity": 0}, "above 0"), ({"neighbors": 0}, "at least 1")])
-def test_settings_out_of_range(setting: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=said):
-        featx.inspect(tmp_path, **setting)
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("similarity", 0, "must be above 0 and at most 1, got 0"),
+        ("similarity", 1.5, "must be above 0 and at most 1, got 1.5"),
+        ("n_neighbors", 0, "must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range(setting: str, value: float, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as caught:
+        featx.inspect(tmp_path, **{setting: value})
+    assert (str(caught.value), caught.value.setting) == (f"`{setting}` {said}", setting)
 
 
 MEMORY = """
@@ -540,5 +548,6 @@ def test_a_page_of_a_sound_data_set_and_of_gone_pictures(make_dataset: Callable[
     found = featx.inspect(root, cache_dir=tmp_path / "cache")
     (root / "lying" / "000.png").unlink()
     assert "no picture: cannot be read" in write_inspection(found, tmp_path / "page.html").read_text()
-    with pytest.raises(DatasetError, match="an inspection is a page; give an --out that ends in .html"):
+    with pytest.raises(SettingError, match="an inspection is a page; give an `out` that ends in .html") as caught:
         write_inspection(found, tmp_path / "page.txt")
+    assert caught.value.setting == "out" and not (tmp_path / "page.txt").exists()

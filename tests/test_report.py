@@ -22,7 +22,7 @@ import featx
 from featx.classifier import Measured, calibration_bins
 from featx.classifier.evaluation import measure
 from featx.cli import app
-from featx.errors import ModelError, TrainingError
+from featx.errors import SettingError, TrainingError
 from featx.reporting import Findings, drawing
 from featx.reporting.card import NO_BREAK, card_of, headline
 from featx.reporting.commands import Step
@@ -462,8 +462,9 @@ def test_other_pictures_can_be_measured(make_dataset: Callable[..., Path], tiny_
     words = " ".join(Page(page.read_text()).text)
     assert "Of 10 pictures that it was not trained on" in words
     assert "these features do not hold the pictures that it was trained on" in words
-    with pytest.raises(ModelError, match="page.pkl: a report is a page"):
+    with pytest.raises(SettingError, match="page.pkl: a report is a page; give an `out` that ends in .html$") as caught:
         featx.report(classifier, tmp_path / "page.pkl")
+    assert caught.value.setting == "out" and not (tmp_path / "page.pkl").exists()
     unlabelled = tmp_path / "flat"
     shutil.copytree(other / "lying", unlabelled)
     with pytest.raises(TrainingError, match="has no labels to compare with"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from featx.cache import Features, load_features, write_features
 from featx.classifier import Classifier, fit, fit_temperature
 from featx.classifier.evaluation import calibration_error, with_temperature
 from featx.cli.selection import parse_C
-from featx.errors import SettingError, TrainingError
+from featx.errors import SettingError
 from featx.heads import BNMLPHead, make_head
 from featx.rows import fold_numbers, groups_of, inputs
 from featx.selection.cross_validation import C_VALUES, Trial, _chosen, cross_validate
@@ -67,7 +68,8 @@ def test_folds_keep_pictures_together_and_classes_apart(
     ids, y = np.array([f"{picture:032x}" for picture, _ in rows]), np.array([picture % 4 for picture, _ in rows])
     pictures = len(np.unique(ids))
     if pictures < folds:
-        with pytest.raises(TrainingError, match=f"from 2 to the number of pictures, {pictures}. Got {folds} instead"):
+        message = f"`folds` must be from 2 to the number of pictures, {pictures}, got {folds}"
+        with pytest.raises(SettingError, match=f"^{message}$"):
             fold_numbers(ids, y, folds, random_state)
         return
     fold = fold_numbers(ids, y, folds, random_state)
@@ -119,8 +121,9 @@ def test_other_heads_are_cross_validated_as_they_are(name: str, tmp_path: Path) 
     assert 0.4 < found.best.mean_accuracy <= 1
     again = cross_validate(features, name, folds=3, **quick)
     assert again.trials == found.trials
-    with pytest.raises(TrainingError, match=f"the {name} head has no C; leave --C out"):
+    with pytest.raises(SettingError, match=f"^the {name} head has no `C`; leave it out$") as caught:
         cross_validate(features, name, C=[1.0])
+    assert caught.value.setting == "C"
 
 
 def test_views_of_pictures_that_stop_training_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,20 +226,30 @@ def test_a_bad_C_says_what_it_takes(text: str) -> None:
         parse_C(text)
 
 
-def test_bad_settings_are_errors_in_a_line(tmp_path: Path) -> None:
-    features = _file(tmp_path / "f.h5")
-    with pytest.raises(TrainingError, match="unknown rule 'lucky'; expected one of best, one-se"):
-        cross_validate(features, "logreg", rule="lucky")
-    with pytest.raises(TrainingError, match="folds must be from 2 to the number of pictures, 60. Got 1 instead"):
-        cross_validate(features, "logreg", folds=1)
-    with pytest.raises(TrainingError, match="C must be positive"):
-        cross_validate(features, "logreg", C=[-1.0])
-    with pytest.raises(TrainingError, match="shots must be at least 1 and repeats at least 2"):
-        few_shot(features, shots=[0])
-    with pytest.raises(TrainingError, match="need validation rows"):
-        few_shot(features, validation=0.0)
-    with pytest.raises(TrainingError, match="calibration needs validation rows"):
-        fit(features, "logreg", validation=0.0, calibrate=True)
+@pytest.mark.parametrize(
+    ("run", "settings", "setting", "message"),
+    [
+        (cross_validate, {"rule": "lucky"}, "rule", "unknown `rule` 'lucky'; expected one of best, one-se"),
+        (cross_validate, {"folds": 1}, "folds", "`folds` must be from 2 to the number of pictures, 60, got 1"),
+        (cross_validate, {"C": []}, "C", "`C` needs one value at least"),
+        (few_shot, {"shots": [5, 0]}, "shots", "`shots` must be at least 1 each, got [5, 0]"),
+        (few_shot, {"repeats": 1}, "repeats", "`repeats` must be at least 2, got 1"),
+        (few_shot, {"validation": 0.0}, "validation", "few-shot curves need validation rows; expected `validation` ab"),
+        (fit, {"validation": 0.0, "calibrate": True}, "calibrate", "`calibrate` needs validation rows; expected a `va"),
+    ],
+)
+def test_bad_settings_are_errors_in_a_line(
+    run: Callable[..., Any], settings: dict[str, Any], setting: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        run(_file(tmp_path / "f.h5"), "logreg", **settings)
+    assert caught.value.setting == setting
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_a_bad_C_is_an_error_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="`C` must be from 1e-10 to 1e.06, got -1.0"):
+        cross_validate(_file(tmp_path / "f.h5"), "logreg", C=[-1.0])
 
 
 def test_every_linear_head_has_its_default_path(tmp_path: Path) -> None:
@@ -338,7 +351,7 @@ def test_what_does_not_fit_into_memory_is_read_from_the_file(
     quick = {"epochs": 8, "hidden": 16, "batch_size": 16} if name == "bn-mlp" else {}
     inside = fit(features, name, input=input, **quick)
     monkeypatch.setattr("featx.rows.MEMORY_BYTES", 0)
-    monkeypatch.setattr("featx.selection.cross_validation.rows_per_block", lambda *_: 7)
+    monkeypatch.setattr("featx.heads.linear.BLOCK_BYTES", 1000)
     outside = fit(features, name, input=input, **quick)
     difference = np.abs(outside.predict_proba(features) - inside.predict_proba(features)).max()
     assert difference < (0.2 if name == "bn-mlp" else 1e-3)

@@ -406,7 +406,7 @@ def test_an_address_that_cannot_be_had_is_said() -> None:
     with bound_socket("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ServingError, match=f"port {port} is in use; give another --port"):
+        with pytest.raises(ServingError, match=f"port {port} is in use; give another `port`, or `port=0`"):
             bound_socket("127.0.0.1", port)
     with pytest.raises(ServingError, match="is not this machine's address"):
         bound_socket("192.0.2.1", 0)

@@ -28,7 +28,7 @@ import featx
 from featx._internal.parallel import share_of_cores, threads_in_environment
 from featx.cache import Features
 from featx.cli import app
-from featx.errors import SweepError, TrainingError
+from featx.errors import SettingError, SweepError, TrainingError
 from featx.heads import HEADS, BNMLPHead, MLPHead
 from featx.rows import Rows, inputs_of, read_rows
 from featx.selection.sweep import PRUNERS, Sweep, Trial, search_space, training
@@ -363,7 +363,9 @@ def begun(file: Path) -> Path:
 )
 def test_another_sweeps_storage_is_refused(changed: dict[str, Any], what: str, file: Path, begun: Path) -> None:
     before = begun.read_bytes()
-    with pytest.raises(SweepError, match=rf"^s\.db holds another sweep: {what}.*Give another --storage") as caught:
+    with pytest.raises(
+        SweepError, match=rf"^s\.db holds another sweep: {what}.*Give another `storage`, or remove it$"
+    ) as caught:
         sweep(file, **{"trials": 1, "storage": begun, **changed})
     assert "\n" not in str(caught.value) and begun.read_bytes() == before
 
@@ -395,7 +397,7 @@ def test_what_is_no_storage_is_refused(file: Path) -> None:
     with pytest.raises(SweepError, match=r"^notes\.txt cannot be used as the storage of a sweep: .*not a database"):
         sweep(file, storage="notes.txt")
     assert Path("notes.txt").read_text() == "not SQLite, " * 100
-    with pytest.raises(SweepError, match=r"^\. is a folder; --storage names a file in it, such as sweep\.db"):
+    with pytest.raises(SweepError, match=r"^\. is a folder; `storage` names a file in it, such as sweep\.db"):
         sweep(file, storage=".")
 
 
@@ -448,31 +450,39 @@ def test_a_trial_that_cannot_be_trained_has_failed(file: Path, monkeypatch: pyte
 
 def test_if_no_trial_can_be_trained_the_sweep_says_why(file: Path) -> None:
     with pytest.raises(
-        TrainingError, match=r"^none of 2 trials could be trained: dropout must be at least 0 and below"
+        TrainingError, match=r"^none of 2 trials could be trained: the loss became not a number in epoch 2"
     ):
+        sweep(file, trials=2, learning_rate=1e30, batch_size=64)
+    with pytest.raises(SettingError, match="^`dropout` must be at least 0 and below 1, got 2.0"):
         sweep(file, trials=2, dropout=2.0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "svm"}, "only bn-mlp and mlp are swept, got --head svm; `featx fit` fits the others"),
-        ({"pruner": "best"}, "unknown pruner 'best'; expected one of median, hyperband, none"),
-        ({"trials": 0}, "--trials must be at least 1, got 0"),
-        ({"workers": 0}, "--workers must be at least 1, got 0"),
-        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
-        ({"timeout": 0}, "--timeout must be more than 0 seconds, got 0"),
-        ({"C": 1}, "the mlp head has no 'C'"),
-        ({"validation": 0}, "a sweep chooses by validation rows, and there are none"),
-        ({"validation": 1}, "must be at least 0 and below 1, got 1"),
+        ({"head": "svm"}, "only bn-mlp and mlp are swept, got `head=svm`; `featx fit` fits the others"),
+        ({"pruner": "best"}, "unknown `pruner` 'best'; expected one of median, hyperband, none"),
+        ({"trials": 0}, "`trials` must be at least 1, got 0"),
+        ({"workers": 0}, "`workers` must be at least 1, got 0"),
+        ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
+        ({"timeout": 0}, "`timeout` must be more than 0 seconds, got 0"),
+        ({"C": 1}, "the mlp head has no setting 'C'; it takes batch_size, dropout, "),
+        ({"validation": 1}, "`validation` must be at least 0 and below 1, got 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_settings_that_cannot_be_are_errors(options: dict[str, Any], message: str, file: Path) -> None:
-    with pytest.raises(TrainingError) as caught:
-        sweep(file, **options)
-    assert str(caught.value).startswith(message) or message in str(caught.value)
-    assert not list(Path.cwd().glob("*.db"))
+    with pytest.raises(SettingError) as caught:
+        sweep(file, storage="s.db", **options)
+    assert str(caught.value).startswith(message)
+    assert caught.value.setting == next(iter(options))
+    assert not Path("s.db").exists()
+
+
+def test_without_validation_rows_there_is_nothing_to_choose_by(file: Path) -> None:
+    with pytest.raises(TrainingError, match="^a sweep chooses by validation rows, and there are none; give `validati"):
+        sweep(file, storage="s.db", validation=0)
+    assert not Path("s.db").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -533,7 +543,7 @@ def test_it_gives_up_if_workers_are_killed_again_and_again() -> None:
     found = training.patiently(attempts)
     for _ in range(3):
         next(found)
-    with pytest.raises(SweepError, match="workers were killed 3 times before any finished a trial.*fewer --workers"):
+    with pytest.raises(SweepError, match="workers were killed 3 times before any finished a trial.*fewer `workers`"):
         next(found)
 
 

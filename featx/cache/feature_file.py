@@ -1,4 +1,4 @@
-"""The feature file, opened for reading: verified, and read in blocks. The README describes its format."""
+"""The feature file, opened for reading: verified, and read in blocks. docs/feature-file.md describes the format."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from featx.classifier.folder import damage_named, read_folder, write_folder
 from featx.classifier.record import Fitting
 from featx.errors import CacheError, PictureError, SettingError, TrainingError, require_choice
 from featx.extraction import Recipe, extract, features_of, load_file
-from featx.heads import HEADS, Head, make_head
+from featx.heads import HEADS, Head
 from featx.pictures import list_files, quiet_pillow
 from featx.rows import probabilities
 from featx.tail import TailHead
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 File = TypeVar("File", str, bytes)  # a picture's path, or its bytes
 
-TAIL = "tail"  # a head with layers of the network before it, as a classifier's folder calls it
+KINDS: dict[str, type[Head]] = {**HEADS, "tail": TailHead}  # of heads, as a classifier's folder calls them
 SPLITS = ("test", "validation", "train", "unseen")
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
 
@@ -446,7 +446,9 @@ class Classifier:
         about, arrays, history = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
-            head = _head(about["head"]["name"], about["head"]["params"], weights)
+            head = KINDS[about["head"]["name"]](**about["head"]["params"])
+            if weights is not None:
+                head.move_weights(weights)
             return cls(
                 head=head.set_state(state, np.arange(len(about["class_names"]))),
                 class_names=about["class_names"],
@@ -461,23 +463,13 @@ class Classifier:
 
 def head_name(head: Head) -> str:
     """What a head is called on the command line and in a classifier's folder."""
-    kinds: dict[str, type[Head]] = {**HEADS, TAIL: TailHead}
-    return next((name for name, kind in kinds.items() if type(head) is kind), type(head).__name__)
+    return next((name for name, kind in KINDS.items() if type(head) is kind), type(head).__name__)
 
 
 def _record(about: dict[str, Any], history: dict[str, list[float]]) -> Fitting:
     """The record of a saved classifier; versions before 0.2 kept the history of some heads beside it only."""
     record = replace(Fitting.from_json(about["report"]), temperature=float(about.get("temperature", 1.0)))
     return replace(record, history=record.history or history) if "epochs" in about["head"]["params"] else record
-
-
-def _head(name: str, params: dict[str, Any], weights: str | None) -> Head:
-    if name != TAIL:
-        return make_head(name, **params)
-    head = TailHead(**params)
-    if weights is not None and is_model_file(head.division["backbone"]):
-        head.division = {**head.division, "backbone": weights}
-    return head
 
 
 def _moved(recipe: dict[str, Any], weights: str | None) -> Recipe:

@@ -16,7 +16,7 @@ from featx.cache import Features, load_features
 from featx.classifier.classifier import Classifier, head_name
 from featx.classifier.evaluation import fit_temperature
 from featx.classifier.record import Fitting
-from featx.errors import SettingError, TrainingError
+from featx.errors import SettingError
 from featx.extraction import Recipe
 from featx.heads import Head, HeadParams, make_head
 from featx.rows import accuracy, groups_of, inputs, probabilities, split_of, training_split
@@ -71,28 +71,26 @@ def fit(
         ('logreg', 24, 4)
     """
     started = time.perf_counter()
-    features = load_features(features)
     model = _unfitted(head, {"random_state": random_state}, params)
+    model.check_settings()
+    features = load_features(features)
     split = training_split(features, validation, random_state)
     train, held_out, y = split.train, split.validation, features.y
     if calibrate and not len(held_out):
         raise SettingError("`calibrate` needs validation rows; expected a `validation` above 0", "calibrate")
     refit = bool(len(held_out)) and split.drawn
-    try:
-        early = model.uses_validation and len(held_out)
-        validation_data = (inputs(model, features, held_out), y[held_out]) if early else None
-        X, groups = inputs(model, features, train), groups_of(features, train)
-        model.fit(X, y[train], validation_data=validation_data, progress=progress, **groups)
-        before = probabilities(model, features, held_out)
-        if refit:
-            train = split_of(features, 0).train
-            del X
-            model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
-        pictures = train[features.pictures[train]]
-        some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
-        train_accuracy = accuracy(probabilities(model, features, some), y[some])
-    except ValueError as error:  # scikit-learn's way to say that settings do not fit
-        raise TrainingError(str(error)) from error
+    early = model.uses_validation and len(held_out)
+    validation_data = (inputs(model, features, held_out), y[held_out]) if early else None
+    X, groups = inputs(model, features, train), groups_of(features, train)
+    model.fit(X, y[train], validation_data=validation_data, progress=progress, **groups)
+    before = probabilities(model, features, held_out)
+    if refit:
+        train = split_of(features, 0).train
+        del X
+        model.fit_again(inputs(model, features, train), y[train], **groups_of(features, train))
+    pictures = train[features.pictures[train]]
+    some = pictures[:: -(-len(pictures) // TRAINING_ROWS_MEASURED)]
+    train_accuracy = accuracy(probabilities(model, features, some), y[some])
     history = getattr(model, "history_", {})
     record = Fitting(
         head=head_name(model),

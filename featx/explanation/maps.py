@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from featx._internal.choices import Method
-from featx.errors import TrainingError
-from featx.heads import Head, Scores
+from featx.errors import SettingError, require_choice
+from featx.heads import Head
 from featx.pictures import square_on
-from featx.tail import TailHead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +29,7 @@ STRENGTH = 0.75  # how much of the picture the strongest evidence covers
 def activation_maps(
     head: Head, X: NDArray[np.floating[Any]], classes: NDArray[np.int64], method: str | None = None
 ) -> NDArray[np.float32]:
-    """How much each place speaks for a class.
+    """Maps of how much each place speaks for a class.
 
     Args:
         head: fitted, with a gradient: any but knn.
@@ -43,45 +42,47 @@ def activation_maps(
         relative to features of zero; of ``gradcam`` never negative.
 
     Raises:
-        TrainingError: features without places, a head without a gradient, or ``cam`` of a head that is not linear.
+        SettingError: an unknown method, or ``cam`` of a head that is not linear.
+        TrainingError: features without places, or a head without a gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> from featx.explanation import activation_maps
+        >>> from featx.heads import LogisticHead
+        >>> X = np.zeros((6, 3, 3, 2), np.float32)
+        >>> X[:3, 0, 0, 0] = X[3:, 2, 2, 1] = 9.0
+        >>> head = LogisticHead(C=1.0).fit(X, np.array([0, 0, 0, 1, 1, 1]))
+        >>> activation_maps(head, X[:1], np.array([0]))[0].round(1)
+        array([[1.1, 0. , 0. ],
+               [0. , 0. , 0. ],
+               [0. , 0. , 0. ]], dtype=float32)
     """
-    if isinstance(head, TailHead):
-        return _in_blocks(head.scores(), head.maps(X), classes, method)
-    if X.ndim != 4:
-        raise TrainingError("features that were pooled when extracted have no places; extract with --pooling none")
-    return _in_blocks(Scores.of(head, X.shape[1:]), X, classes, method)
-
-
-def _in_blocks(
-    scores: Scores, maps: NDArray[np.floating[Any]], classes: NDArray[np.int64], method: str | None
-) -> NDArray[np.float32]:
+    if method is not None:
+        require_choice("method", method, METHODS)
+    maps = head.maps(X)
+    scores = head.scores(maps.shape[1:])
     method = method or ("cam" if scores.linear else "gradcam")
-    if method not in METHODS:
-        raise TrainingError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     if method == "cam" and not scores.linear:
-        raise TrainingError("only linear heads have an exact map; --method gradcam explains this one")
-    if maps.ndim != 4:
-        raise TrainingError("the layer that the head sees gives no map; --layer or --unfreeze chooses another")
-    found = np.empty(maps.shape[:3], np.float32)
+        raise SettingError('only linear heads have an exact map; `method="gradcam"` explains this one', "method")
+    evidence = np.empty(maps.shape[:3], np.float32)
     step = max(1, BLOCK_BYTES // (4 * int(np.prod(maps.shape[1:]))))
     for start in range(0, len(maps), step):
-        some = maps[start : start + step].astype(np.float32)
-        numbers = classes[start : start + step]
+        block, numbers = maps[start : start + step].astype(np.float32), classes[start : start + step]
         if method == "gradcam":
-            weighted = some.reshape(len(some), -1, some.shape[-1]) @ scores.mean_gradient(some, numbers)[:, :, None]
-            found[start : start + step] = np.maximum(weighted, 0).reshape(some.shape[:3])
+            weighted = block.reshape(len(block), -1, block.shape[-1]) @ scores.mean_gradient(block, numbers)[:, :, None]
+            evidence[start : start + step] = np.maximum(weighted, 0).reshape(block.shape[:3])
         else:
-            found[start : start + step] = np.einsum("nhwc,nhwc->nhw", some, scores.gradient(some, numbers))
-    return found
+            evidence[start : start + step] = np.einsum("nhwc,nhwc->nhw", block, scores.gradient(block, numbers))
+    return evidence
 
 
 def on_picture(
-    map: NDArray[np.float32], height: int, width: int, size: int, resize: str
+    evidence: NDArray[np.float32], height: int, width: int, size: int, resize: str
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """A map laid on the picture it is of, bilinear, resizing and padding undone.
 
     Args:
-        map: ``(h, w)``.
+        evidence: the map, ``(h, w)``.
         height, width: of the picture as decoded.
         size, resize: how it was made the network's input; see :func:`featx.pictures.resize`.
 
@@ -89,15 +90,15 @@ def on_picture(
         float32 ``(height, width)``, and where the network saw the picture at all, bool ``(height, width)``.
     """
     left, top, right, bottom = square_on(height, width, size, resize)
-    rows, seen_rows = _weights(map.shape[0], height, top, bottom)
-    columns, seen_columns = _weights(map.shape[1], width, left, right)
-    laid: NDArray[np.float32] = (rows @ map @ columns.T).astype(np.float32)
+    rows, seen_rows = _weights(evidence.shape[0], height, top, bottom)
+    columns, seen_columns = _weights(evidence.shape[1], width, left, right)
+    laid: NDArray[np.float32] = (rows @ evidence @ columns.T).astype(np.float32)
     seen: NDArray[np.bool_] = seen_rows[:, None] & seen_columns
     return np.where(seen, laid, 0).astype(np.float32), seen
 
 
 def _weights(cells: int, pixels: int, first: float, last: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """How much each cell of a map counts at each pixel, ``(pixels, cells)``, and which pixels lie inside."""
+    """Weight of each cell of a map at each pixel, ``(pixels, cells)``, and which pixels lie inside."""
     at = (np.arange(pixels) + 0.5 - first) / (last - first)
     place = np.clip(at * cells - 0.5, 0, cells - 1)
     lower = np.minimum(place.astype(int), max(cells - 2, 0))
@@ -110,21 +111,21 @@ def _weights(cells: int, pixels: int, first: float, last: float) -> tuple[NDArra
 
 
 def overlay(
-    image: NDArray[np.uint8], map: NDArray[np.float32], size: int, resize: str, most: float | None = None
+    image: NDArray[np.uint8], evidence: NDArray[np.float32], size: int, resize: str, most: float | None = None
 ) -> NDArray[np.uint8]:
     """A picture with a map over it: red speaks for the class, blue against it; what the network did not see is gray.
 
     Args:
         image: ``uint8 (h, w, 3)`` RGB, as decoded.
-        map: float32 ``(mh, mw)``.
+        evidence: the map, float32 ``(mh, mw)``.
         size, resize: how the picture was made the network's input.
         most: the value shown at full strength; by default the map's largest, in either direction.
 
     Returns:
         ``uint8 (h, w, 3)``.
     """
-    laid, seen = on_picture(map, image.shape[0], image.shape[1], size, resize)
-    most = most or float(np.abs(map).max()) or 1.0
+    laid, seen = on_picture(evidence, image.shape[0], image.shape[1], size, resize)
+    most = most or float(np.abs(evidence).max()) or 1.0
     strength = np.clip(np.abs(laid) / most, 0, 1)[..., None] * STRENGTH
     colour = np.where((laid > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))
     gray = image.mean(axis=2, keepdims=True)
@@ -135,7 +136,7 @@ def overlay(
 
 
 def colour_bar(height: int, signed: bool) -> NDArray[np.uint8]:
-    """The colours from the strongest evidence down to none, or to that against, ``uint8 (height, 16, 3)``."""
+    """Colours from the strongest evidence down to none, or to that against, ``uint8 (height, 16, 3)``."""
     value = np.linspace(1, -1 if signed else 0, height, dtype=np.float32)[:, None]
     strength = np.abs(value)[..., None] * STRENGTH
     colour = np.where((value > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))

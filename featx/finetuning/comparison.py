@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from featx.heads import HEADS
 from featx.rows import training_split
 from featx.tail import TailHead
 
-if TYPE_CHECKING:
-    pass
-
 EPOCHS = 10  # of fine-tuning
 TAIL, END_TO_END = "tail", "end to end"
 TIMED_PICTURES = 32  # of noise, by which the time of training end to end is foretold
@@ -33,14 +30,15 @@ NOTHING = 0.01  # of accuracy: a gain below it is not worth minutes
 
 @dataclass(frozen=True)
 class Method:
-    """How one way of training did on the rows held out.
+    """One way of training, and its measures on the rows held out.
 
     Attributes:
-        name: of a head; ``tail`` or ``end to end``.
-        accuracy: mean over the repeats, ``ci95`` its interval (normal, over pictures), ``accuracies`` each of them.
-        log_loss: mean over the repeats.
-        seconds: of one training, median over the repeats; ``features_seconds`` of extraction before, this time.
-        right: by picture (content id), how often it was predicted right, as a share.
+        name: name of a head; ``tail`` or ``end to end``.
+        accuracy: mean accuracy over the repeats, ``ci95`` its interval (normal, over pictures), ``accuracies`` that of
+            each repeat.
+        log_loss: mean log loss over the repeats.
+        seconds: median duration of one training; ``features_seconds`` that of the extraction before, this time.
+        right: share of the repeats in which a picture was predicted right, by content id.
     """
 
     name: str
@@ -55,19 +53,19 @@ class Method:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured, and what follows from it.
+    """Comparison of frozen heads with fine-tuning, and what follows from it.
 
     Attributes:
-        methods: the best first.
-        best_head, best_tuned: the best frozen head, and the best of what was fine-tuned.
+        methods: ways of training, the best first.
+        best_head, best_tuned: names of the best frozen head, and of the best of what was fine-tuned.
         difference: accuracy that fine-tuning adds to the best head, and its 95 % interval, paired by picture.
-        worth_it: True, False, or None if these pictures cannot tell.
-        validation_rows, repeats: on how many rows each training was measured, and how often.
-        end_to_end_seconds: what training end to end takes: measured, else foretold from a few steps.
-        recommendation: all that in a sentence.
+        worth_it: whether fine-tuning is worth it; None if these pictures cannot tell.
+        validation_rows, repeats: rows on which each training was measured, and number of trainings.
+        end_to_end_seconds: duration of training end to end: measured, else foretold from a few steps.
+        recommendation: all of that in a sentence.
     """
 
-    methods: list[Method]
+    methods: list[Method] = field(repr=False)
     best_head: str
     best_tuned: str
     difference: float
@@ -115,7 +113,14 @@ def compare(
         **fields: fields of :class:`featx.Recipe`, which replace the recipe's own.
 
     Raises:
-        TrainingError: no rows to measure on, or settings that do not fit.
+        SettingError: a setting out of its range. TrainingError: no rows to measure on.
+
+    Example:
+        >>> import featx
+        >>> settings = {"backbone": "mobilenetv2", "weights": "random", "size": 32}
+        >>> result = featx.compare("photos", heads=["ridge"], repeats=2, epochs=1, **settings)
+        >>> result.best_head, result.best_tuned, len(result.methods)
+        ('ridge', 'tail', 2)
     """
     if repeats < 2:
         raise SettingError(f"`repeats` must be at least 2, got {repeats}", "repeats")

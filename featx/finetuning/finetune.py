@@ -20,10 +20,10 @@ from featx.extraction import Recipe, extract
 from featx.finetuning.live import Live
 from featx.finetuning.plan import SCRATCH_LEARNING_RATE, Plan, plan_of
 from featx.finetuning.settings import FinetuneFields, divided
-from featx.heads import Head, HeadParams, make_head
+from featx.heads import Head, HeadParams, OnEpoch, make_head
 from featx.pictures import Views, checked, quiet_pillow
 from featx.rows import Split, accuracy, groups_of, probabilities, training_split
-from featx.tail import Checkpoints, OnEpoch, TailHead
+from featx.tail import Checkpoints, Start, TailHead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,25 +99,24 @@ def finetune(
     plan = plan_of(unfreeze, from_scratch, init, network, head, head_params, live_augment, checked(views))
     if plan.division is None:
         return _plain_head(dataset, plan, validation, random_state, cache_dir, progress)
-    features = _features(dataset, plan, cache_dir, progress)
-    features_seconds = time.perf_counter() - started
-    split = training_split(features, validation, random_state)
     if from_scratch:
         training = {"learning_rate": SCRATCH_LEARNING_RATE, **training}
     model = _tail_head(plan, random_state, training)
-    course = {"params": model.get_params(), "features": features.path.name, "views": asdict(plan.views)}
-    course |= {"live": plan.live, "validation": validation, "init": _identity(plan.start), "head_first": head_first}
-    _train(
-        model,
-        plan,
-        features,
-        split,
-        head_first=head_first and not from_scratch,
-        progress=progress,
-        checkpoints=None if checkpoints is None else Checkpoints(Path(checkpoints), course),
-        on_epoch=on_epoch,
-        callback=None if tensorboard is None else _tensorboard(Path(tensorboard)),
+    model.check_settings()
+    callback = None if tensorboard is None else _tensorboard(Path(tensorboard))
+    features = _features(dataset, plan, cache_dir, progress)
+    features_seconds = time.perf_counter() - started
+    split = training_split(features, validation, random_state)
+    decisive = {"params": model.get_params(), "features": features.path.name, "views": asdict(plan.views)}
+    decisive |= {"live": plan.live, "validation": validation, "init": _identity(plan.start), "head_first": head_first}
+    pictures = _pictures(features, split.train)
+    start = Start(
+        head=plan.start,
+        rows=(features.rows(pictures), features.y[pictures]) if head_first and not from_scratch else None,
+        checkpoints=None if checkpoints is None else Checkpoints(Path(checkpoints), decisive),
+        callback=callback,
     )
+    _train(model, plan, features, split, start, progress, on_epoch)
     held_out = probabilities(model, features, split.validation)
     record = replace(
         _record(model, plan, features, split, held_out),
@@ -159,10 +158,9 @@ def _train(
     plan: Plan,
     features: Features,
     split: Split,
-    *,
-    head_first: bool,
-    checkpoints: Checkpoints | None,
-    **told: Any,
+    start: Start,
+    progress: Progress | None,
+    on_epoch: OnEpoch | None,
 ) -> None:
     """Fit tail and head on the training rows of a split."""
     if plan.start is not None and plan.start_classes != tuple(features.class_names):
@@ -170,25 +168,22 @@ def _train(
             f"`init` knows the classes {', '.join(plan.start_classes[:10])}, the data set has "
             f"{', '.join(features.class_names[:10])}; expected the same"
         )
-    train, held_out, y = split.train, split.validation, features.y
-    pictures = _pictures(features, train)
+    y = features.y
+    train, held_out = split.train, split.validation
     try:
         with quiet_pillow(plan.recipe.max_pixels):
-            model.fit(
+            model.fit_from(
+                start,
                 Live(features, train, plan.recipe, plan.views) if plan.live else features.rows(train),
                 y[train],
                 validation_data=(features.rows(held_out), y[held_out]) if len(held_out) else None,
+                progress=progress,
+                on_epoch=on_epoch,
                 **groups_of(features, train),
-                start=plan.start,
-                first=(features.rows(pictures), y[pictures]) if head_first else None,
-                checkpoints=checkpoints,
-                **told,
             )
     except KeyboardInterrupt:
-        kept = "" if checkpoints is None else f": {checkpoints.said()}; run the same command again to go on"
+        kept = f": {start.checkpoints.said()}; run the same command again to go on" if start.checkpoints else ""
         raise KeyboardInterrupt(f"training was interrupted{kept}") from None
-    except ValueError as error:  # scikit-learn's way to say that a head's settings do not fit
-        raise TrainingError(str(error)) from error
 
 
 def _record(model: TailHead, plan: Plan, features: Features, split: Split, held_out: NDArray[np.float32]) -> Fitting:

@@ -13,7 +13,6 @@ from featx.errors import SettingError, require_choice
 from featx.extraction import Recipe
 from featx.heads import Head
 from featx.pictures import Views
-from featx.tail import TailHead
 
 SCRATCH_LEARNING_RATE = 1e-3  # where nothing has been learned that could be spoiled
 
@@ -133,7 +132,7 @@ def _settings_of(
     fitted: Classifier, head: str | None, head_params: Mapping[str, Any] | None
 ) -> tuple[str, dict[str, Any]]:
     name = fitted.fitting.head
-    if isinstance(fitted.head, TailHead):
+    if fitted.head.has_tail:
         raise SettingError(
             "`init` takes a classifier that is a plain head on a frozen network; this one has a tail", "init"
         )

@@ -4,7 +4,6 @@ from featx.inspection.inspection import Inspection as Inspection
 from featx.inspection.inspection import inspect as inspect
 from featx.inspection.label_list import require_list_path as require_list_path
 from featx.inspection.label_list import write_list as write_list
-from featx.inspection.likeness import averaged as averaged
 from featx.inspection.sizes import Sizes as Sizes
 from featx.inspection.source import root_of as root_of
 from featx.inspection.troubles import Copies as Copies

@@ -10,10 +10,11 @@ import numpy as np
 from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.inspection.contents import Contents, rank
-from featx.inspection.likeness import averaged, linked_groups, modified_z, nearest, similar_pairs
+from featx.inspection.likeness import linked_groups, modified_z, nearest, similar_pairs
 from featx.inspection.suspects import LabelCheck, check_labels
 from featx.inspection.troubles import Outlier, Pair
 from featx.pictures import Picture
+from featx.rows import pooled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def check_features(
     if len(copies) < 2:
         checks.notes.append("there are no two different pictures with features to compare")
         return checks
-    X = averaged(features, np.array([row_of[contents.ids[number]] for number in numbers]))
+    X = pooled(features, np.array([row_of[contents.ids[number]] for number in numbers]), "avg")
     cosines, neighbors = nearest(X, n_neighbors, progress)
     pairs, similarities = similar_pairs(cosines, neighbors, similarity)
     keepers = [pictures[0] for pictures in copies]

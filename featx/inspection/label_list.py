@@ -44,9 +44,9 @@ def require_list_path(file: str | Path, root: str | Path) -> None:
     """
     file = Path(file)
     if file.suffix.lower() != ".csv":
-        raise SettingError(f"{file}: the list is a CSV file; name one that ends in .csv")
+        raise SettingError(f"{file}: the list is a CSV file; name one that ends in .csv", "file")
     if os.path.lexists(file):
-        raise SettingError(f"{file} exists and is not overwritten; remove it, or name another")
+        raise SettingError(f"{file} exists and is not overwritten; remove it, or name another", "file")
     _way_down(file, root)
 
 
@@ -109,8 +109,9 @@ def _way_down(file: Path, root: str | Path) -> str:
         if os.path.isdir(folder) and Path(data).is_relative_to(folder):
             return os.path.relpath(data, folder) if data != folder else ""
     where = Path(root).absolute()
-    raise DatasetError(
-        f"{file}: a label file lies in its data set's folder or above it; name a file in {where} or in {where.parent}"
+    raise SettingError(
+        f"{file}: a label file lies in its data set's folder or above it; name a file in {where} or in {where.parent}",
+        "file",
     )
 
 

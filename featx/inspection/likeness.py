@@ -13,23 +13,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from featx._internal.progress import Progress
-from featx.cache import Features
-from featx.heads import as_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QUERIES = 4096  # rows whose neighbours are computed at a time
-
-
-def averaged(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Features of rows, averaged over the map, float32 ``(n, c)``; read block by block."""
-    X = np.empty((len(rows), features.shape[-1]), np.float32)
-    done = 0
-    for block, read in features.blocks(rows):
-        X[done : done + len(block)] = as_rows(read, "avg")
-        done += len(block)
-    return X
 
 
 def nearest(

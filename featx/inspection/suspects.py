@@ -9,7 +9,7 @@ easily.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from featx.heads import LogisticHead
 from featx.inspection.contents import sorted_class_names
 from featx.inspection.troubles import Suspect
 from featx.pictures import Picture
-from featx.rows import fold_numbers
+from featx.rows import fold_numbers, out_of_fold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,21 +140,17 @@ def out_of_fold_probabilities(
         probabilities ``(n, classes)``, and a mask ``(n,)`` of the pictures that could be judged: those whose class has
         pictures outside of their fold.
     """
-    probabilities = np.zeros((len(y), int(y.max()) + 1))
-    judged = np.zeros(len(y), np.bool_)
     fold = fold_numbers(groups, y, min(FOLDS, len(np.unique(groups))), random_state)
-    n_folds = int(fold.max()) + 1
-    for number in range(n_folds):
-        progress("judging the labels", number, n_folds)
-        train = np.flatnonzero(fold != number)
-        rows = np.flatnonzero(fold == number)
-        if len(np.unique(y[train])) < 2:
-            continue
+
+    def predict(train: NDArray[np.int64], held_out: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        if len(np.unique(y[train])) < 2:  # of one class no head can be fitted
+            return np.empty(0, np.int64), np.empty((len(held_out), 0))
         head = LogisticHead(C).fit(X[content[train]], y[train])
-        probabilities[np.ix_(rows, head.classes_)] = head.predict_proba(X[content[rows]])
-        judged[rows] = np.isin(y[rows], head.classes_)
-    progress("judging the labels", n_folds, n_folds)
-    return probabilities, judged
+        return head.classes_, head.predict_proba(X[content[held_out]])
+
+    probabilities = out_of_fold(fold, int(y.max()) + 1, predict, progress, "judging the labels").astype(np.float64)
+    judged = ~np.isnan(probabilities[np.arange(len(y)), y])
+    return np.nan_to_num(probabilities, nan=0.0), judged
 
 
 def suggest_classes(

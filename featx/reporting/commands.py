@@ -10,7 +10,7 @@ from typing import Any, cast
 from featx._internal.options import option_of
 from featx.backbones import SCRATCH
 from featx.cache import Features
-from featx.classifier import TAIL, Classifier, Fitting, head_name
+from featx.classifier import Classifier, Fitting, head_name
 from featx.extraction import Recipe
 from featx.heads import Head
 from featx.tail import TailHead
@@ -46,7 +46,7 @@ def steps_of(classifier: Classifier, trained_on: Features | None, folder: str) -
         trained_on: features that it was fitted on; None if they are gone.
         folder: folder to save it to.
     """
-    if head_name(classifier.head) == TAIL:
+    if classifier.head.has_tail:
         return _finetuning(classifier, trained_on, folder)
     extract = ["featx", "extract", _dataset(trained_on), *_recipe_options(classifier.recipe), *_views(trained_on)]
     default = type(classifier.head)()

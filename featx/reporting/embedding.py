@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from featx.cache import Features
+from featx.rows import pooled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def plots_of(features: Features, rows: NDArray[np.int64], random_state: int = 0)
     positions = np.arange(len(rows))
     if len(rows) > POINTS:
         positions = np.sort(np.random.default_rng(random_state).choice(len(rows), POINTS, replace=False))
-    X = _averaged(features, rows[positions])
+    X = pooled(features, rows[positions], "avg")
     sample = f" A random sample of {POINTS:,} of {len(rows):,} pictures." if len(rows) > POINTS else ""
     points, note = _pca(X, random_state)
     plots = [Plot("PCA", note + sample, positions.tolist(), _pairs(points))]
@@ -51,13 +52,6 @@ def plots_of(features: Features, rows: NDArray[np.int64], random_state: int = 0)
         note = "UMAP (McInnes et al. 2018): who is near to whom is meant, distances between groups are not."
         plots.append(Plot("UMAP", note + sample, positions.tolist(), _pairs(embedding)))
     return plots
-
-
-def _averaged(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """One vector a picture, maps averaged over height and width, block by block."""
-    blocks = [X.mean(axis=(1, 2)) if X.ndim == 4 else X for _, X in features.blocks(rows)]
-    found: NDArray[np.float32] = np.concatenate(blocks)
-    return found
 
 
 def _pca(X: NDArray[np.float32], random_state: int) -> tuple[NDArray[Any], str]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from featx._internal.progress import Progress, silent
 from featx.cache import Features
-from featx.classifier import TAIL, Classifier, head_name
+from featx.classifier import Classifier
 from featx.errors import TrainingError
+from featx.heads import Head
 from featx.selection.few_shot import Shots, few_shot
 
 SHOTS = (1, 2, 5, 10, 20, 50, None)
@@ -18,7 +19,6 @@ REPEATS = 3
 LARGEST = 20_000  # rows
 COST = 2e8  # rows x columns x classes: about a minute
 BYTES = 2**30  # of the feature file, which is read for each point of the curve
-EPOCH_HEADS = ("bn-mlp", "mlp", TAIL)
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,25 @@ def _shots(classifier: Classifier, features: Features, progress: Progress) -> tu
     obstacle = _obstacle(classifier, features)
     if obstacle:
         return [], f"Accuracy by the number of training pictures was not measured: {obstacle}."
-    head, of_epochs = classifier.head, head_name(classifier.head) in EPOCH_HEADS
+    head: Head | str = classifier.head
+    measured_by = "this head"
+    if classifier.head.trains_in_epochs:
+        head = "logreg"
+        measured_by = "logistic regression on the same features, which is quicker than this head"
     most = max(np.bincount(features.y[np.isin(features.ids, classifier.train_ids)]).tolist())
     shots = [number for number in SHOTS if number is None or number < most]
     try:
-        curve = few_shot(features, "logreg" if of_epochs else head, shots=shots, repeats=REPEATS, progress=progress)
+        curve = few_shot(features, head, shots=shots, repeats=REPEATS, progress=progress)
     except TrainingError as error:
         return [], f"Accuracy by the number of training pictures was not measured: {error}."
-    whose = "logistic regression on the same features, which is quicker than this head" if of_epochs else "this head"
-    return curve, f"Measured by {whose}: mean and 95 % interval of {REPEATS} draws, on validation rows."
+    return curve, f"Measured by {measured_by}: mean and 95 % interval of {REPEATS} draws, on validation rows."
 
 
 def _obstacle(classifier: Classifier, features: Features) -> str:
     """Reason why the curve would not be quick or not make sense; empty if there is none."""
     if not np.isin(features.ids, classifier.train_ids).any():
         return "these features do not hold the pictures that it was trained on"
-    if head_name(classifier.head) == TAIL:
+    if classifier.head.has_tail:
         return "layers of the network were trained, which takes long"
     shape: tuple[int, ...] = features.shape[1:]
     flat = len(shape) == 3 and classifier.head.input == "flat"

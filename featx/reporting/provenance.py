@@ -14,7 +14,7 @@ import numpy as np
 
 from featx._internal.version import featx_version
 from featx.cache import Features, load_features
-from featx.classifier import TAIL, Classifier, head_name
+from featx.classifier import Classifier, head_name
 from featx.errors import CacheError
 from featx.reporting.commands import Step, steps_of
 
@@ -58,7 +58,7 @@ def provenance_of(classifier: Classifier, features: Features, folder: Path | Non
     measured += ["--split", split] if split != "unseen" else []
     steps.append(Step("Measure it", shlex.join(measured)))
     spec = classifier.spec
-    tail = head_name(classifier.head) == TAIL
+    tail = classifier.head.has_tail
     network = getattr(classifier.head, "division", {}).get("backbone") if tail else spec["backbone"]
     kind = f"the {head_name(classifier.head)} head on {network}"
     summary = f"{network}, its last layers trained too" if tail else kind

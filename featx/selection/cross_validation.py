@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_args
@@ -17,12 +17,12 @@ from sklearn.base import clone
 from sklearn.metrics import log_loss
 
 from featx._internal.choices import Rule
-from featx._internal.progress import Progress
-from featx.cache import Features, load_features, rows_per_block
+from featx._internal.progress import Progress, silent
+from featx.cache import Features, load_features
 from featx.classifier import Classifier, Fitting, assembled, fit_temperature, head_name
-from featx.errors import SettingError, TrainingError, require_choice
-from featx.heads import Head, LinearHead, ParamsBesideC, check_C, group_weights, make_head, solve_paths
-from featx.rows import accuracy, fold_numbers, groups_of, inputs, probabilities, training_split
+from featx.errors import SettingError, require_choice
+from featx.heads import Head, ParamsBesideC, check_C, make_head
+from featx.rows import accuracy, fold_numbers, groups_of, inputs, out_of_fold, probabilities, training_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,24 +99,22 @@ def cross_validate(
         [{'C': 0.001}, {'C': 0.1}]
     """
     started = time.perf_counter()
-    features = load_features(features)
     model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
     require_choice("rule", rule, RULES)
     values = _path_of(model, C)
+    model.check_settings()
+    features = load_features(features)
     rows = training_split(features, 0, random_state).train
     fold = fold_numbers(features.ids[rows], features.y[rows], folds, random_state)
-    try:
-        held_out = _held_out(model, features, rows, fold, values, progress)
-        measures = [_measured(p, features.y[rows], fold, features.pictures[rows]) for p in held_out]
-        settings: list[dict[str, Any]] = [{"C": value} for value in values] if values else [{}]
-        trials = [Trial(s, *m) for s, m in zip(settings, measures, strict=True)]
-        at = _chosen(trials, rule, folds)
-        _trained(model.set_params(**trials[at].params), features, rows)
-        if model.uses_validation:
-            model.fit_again(inputs(model, features, rows), features.y[rows], **groups_of(features, rows))
-    except ValueError as error:
-        raise TrainingError(str(error)) from error
     pictures = features.pictures[rows]
+    held_out = _out_of_fold(model, features, rows, fold, values, progress)
+    measures = [_measured(p, features.y[rows], fold, pictures) for p in held_out]
+    settings: list[dict[str, Any]] = [{"C": value} for value in values] if values else [{}]
+    trials = [Trial(s, *m) for s, m in zip(settings, measures, strict=True)]
+    at = _chosen(trials, rule, folds)
+    _trained(model.set_params(**trials[at].params), features, rows)
+    if model.uses_validation:
+        model.fit_again(inputs(model, features, rows), features.y[rows], **groups_of(features, rows))
     before, y = held_out[at][pictures], features.y[rows[pictures]]
     record = Fitting(
         head=head_name(model),
@@ -138,7 +136,7 @@ def cross_validate(
 
 
 def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
-    if not isinstance(model, LinearHead):
+    if not model.has_path:
         if C is not None:
             raise SettingError(f"the {head_name(model)} head has no `C`; leave it out", "C")
         return []
@@ -147,15 +145,12 @@ def _path_of(model: Head, C: Sequence[float] | None) -> list[float]:
         return [float(v) for v in np.geomspace(low, high, count)]
     if not len(C):
         raise SettingError("`C` needs one value at least", "C")
-    try:
-        for value in C:
-            check_C(value)
-    except ValueError as error:
-        raise TrainingError(str(error)) from error
+    for value in C:
+        check_C(value)
     return [float(value) for value in C]
 
 
-def _held_out(
+def _out_of_fold(
     model: Head,
     features: Features,
     rows: NDArray[np.int64],
@@ -164,50 +159,17 @@ def _held_out(
     progress: Progress | None,
 ) -> NDArray[np.float32]:
     """Probabilities of each row by a head that was fitted without its fold, ``(settings, rows, classes)``."""
-    found = np.zeros((max(1, len(values)), len(rows), len(features.class_names)), np.float32)
-    if isinstance(model, LinearHead):
-        for number, of_fold in _paths(model, features, rows, fold, values, progress):
-            found[:, fold == number] = of_fold
-        return found
-    n_folds = int(fold.max()) + 1
-    for number in range(n_folds):
-        if progress:
-            progress("folds", number, n_folds)
-        fitted = _trained(clone(model), features, rows[fold != number])
-        mine = np.flatnonzero(fold == number)
-        found[0][np.ix_(mine, fitted.classes_)] = probabilities(fitted, features, rows[mine])
-    if progress:
-        progress("folds", n_folds, n_folds)
-    return found
+    y = features.y[rows]
+    if model.has_path:
+        X, groups = inputs(model, features, rows), groups_of(features, rows)
+        return model.path_probabilities(X, y, values, fold, progress=progress, **groups)
 
+    def predict(train: NDArray[np.int64], held_out: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        fitted = _trained(clone(model), features, rows[train])
+        return fitted.classes_, probabilities(fitted, features, rows[held_out])
 
-def _paths(
-    model: LinearHead,
-    features: Features,
-    rows: NDArray[np.int64],
-    fold: NDArray[np.int64],
-    values: list[float],
-    progress: Progress | None,
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Each fold's number and the probabilities of its rows for all values of C, ``(n_C, rows, classes)``."""
-    X, y = model._solver_rows(inputs(model, features, rows), features.y[rows])
-    groups = groups_of(features, rows)
-    numbers = range(int(fold.max()) + 1)
-    paths = solve_paths(
-        X,
-        y,
-        values,
-        model.loss,
-        trainings=[np.flatnonzero(fold != number) for number in numbers],
-        weights=group_weights(groups["groups"]) if groups else None,
-        progress=(lambda done, of: progress("paths", done, of)) if progress else None,
-    )
-    step = rows_per_block(X.shape[1:], np.float32)
-    for number, path in zip(numbers, paths, strict=True):
-        mine = np.flatnonzero(fold == number)
-        blocks = (mine[start : start + step] for start in range(0, len(mine), step))
-        scores = np.concatenate([path.decision(np.asarray(X[block], np.float32)) for block in blocks], axis=1)
-        yield number, np.stack([model.probabilities(s[:, 0] if s.shape[1] == 1 else s) for s in scores])
+    found = out_of_fold(fold, len(features.class_names), predict, progress or silent, "folds")
+    return np.nan_to_num(found, nan=0.0)[None]
 
 
 def _trained(model: Head, features: Features, rows: NDArray[np.int64]) -> Head:

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from featx._internal.intervals import student_interval, within_shares
 from featx._internal.progress import Progress
 from featx.cache import Features, load_features
-from featx.errors import SettingError, TrainingError
+from featx.errors import SettingError
 from featx.heads import Head, HeadParams, make_head
 from featx.rows import accuracy, probabilities, training_split
 
@@ -24,7 +24,14 @@ from featx.selection.cross_validation import _trained
 
 @dataclass(frozen=True)
 class Shots:
-    """Accuracy after training on so many pictures a class (None: all), with its 95 % interval over the draws."""
+    """Accuracy after training on a number of pictures per class.
+
+    Attributes:
+        shots: pictures per class; None for all.
+        rows: mean number of pictures trained on.
+        mean_accuracy: mean over the draws, 0 to 1; ``ci95`` its 95 % interval (Student's, over the draws).
+        accuracies: accuracy of each draw.
+    """
 
     shots: int | None
     rows: float
@@ -71,12 +78,13 @@ def few_shot(
         >>> [(point.shots, point.rows) for point in featx.few_shot(features, "knn", shots=[1, 5], repeats=2)]
         [(1, 2.0), (5, 10.0)]
     """
-    features = load_features(features)
     model = make_head(head, **{"random_state": random_state, **params}) if isinstance(head, str) else clone(head)
+    model.check_settings()
     if repeats < 2:
         raise SettingError(f"`repeats` must be at least 2, got {repeats}", "repeats")
     if any(number is not None and number < 1 for number in shots):
         raise SettingError(f"`shots` must be at least 1 each, got {list(shots)}", "shots")
+    features = load_features(features)
     found: dict[int | None, list[tuple[int, float]]] = {number: [] for number in shots}
     for repeat in range(repeats):
         split = training_split(features, validation, random_state + repeat)
@@ -85,10 +93,7 @@ def few_shot(
         place = _places_in_class(features, split.train, np.random.default_rng([random_state, repeat]))
         for number in shots:
             rows = split.train if number is None else split.train[place < number]
-            try:
-                fitted = _trained(clone(model), features, rows)
-            except ValueError as error:
-                raise TrainingError(str(error)) from error
+            fitted = _trained(clone(model), features, rows)
             right = accuracy(probabilities(fitted, features, split.validation), features.y[split.validation])
             found[number].append((int(features.pictures[rows].sum()), right))
             if progress:

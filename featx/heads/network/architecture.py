@@ -19,14 +19,15 @@ BATCH_NORM_EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides the shapes and kinds of layers, between standardised rows and one logit per class.
+    """Shapes and kinds of the layers between standardised rows and one logit per class.
 
     Attributes:
         width: columns of a row.
-        classes: how many.
-        hidden, layers: width and number of the hidden layers.
+        classes: number of classes.
+        hidden, layers: width and number of the hidden layers; a linear head has none.
         batch_norm: whether batch norm follows each hidden layer.
-        lesson: dropout as in fast.ai's lessons: p/2 before each hidden layer, p before the last; else p after each.
+        dropout_first: dropout as in fast.ai's lessons, p/2 before each hidden layer and p before the last layer; else
+            p after each hidden layer.
     """
 
     width: int
@@ -34,10 +35,10 @@ class Architecture:
     hidden: int
     layers: int
     batch_norm: bool
-    lesson: bool
+    dropout_first: bool
 
     def initial_weights(self, rng: np.random.Generator) -> list[NDArray[np.float32]]:
-        """Weights to start from, in Keras's order: Glorot & Bengio's (2010) uniform kernels, zero biases."""
+        """Weights to start from, in the order of Keras: Glorot & Bengio's (2010) uniform kernels, zero biases."""
         weights = []
         sizes = [self.width, *[self.hidden] * self.layers, self.classes]
         for number, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
@@ -56,7 +57,7 @@ class Architecture:
 
     def logits(self, weights: list[NDArray[np.float32]], x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits ``(n, classes)`` of standardised rows ``(n, width)``."""
-        *_, x = self._hidden(weights, x)
+        x = [x, *self._hidden(weights, x)][-1]
         kernel, bias = weights[-2:]
         logits: NDArray[np.float32] = x @ kernel + bias
         return logits
@@ -64,7 +65,7 @@ class Architecture:
     def gradient(
         self, weights: list[NDArray[np.float32]], x: NDArray[np.float32], classes: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Of the logit of ``classes[i]`` with respect to ``x[i]``, ``(n, width)``."""
+        """Gradient of the logit of ``classes[i]`` with respect to ``x[i]``, ``(n, width)``."""
         rectified = [values for n, values in enumerate(self._hidden(weights, x)) if not n % 2]
         gradient = np.ascontiguousarray(weights[-2].T)[classes]
         per_layer = 6 if self.batch_norm else 2
@@ -77,24 +78,32 @@ class Architecture:
         return gradient
 
     def _hidden(self, weights: list[NDArray[np.float32]], x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """For each hidden layer its rectified values, and these normalised (or as they are)."""
-        given = iter(weights)
+        """Rectified values of each hidden layer, and these normalised (or as they are)."""
+        remaining = iter(weights)
         for _ in range(self.layers):
-            x = np.maximum(x @ next(given) + next(given), 0)
+            x = np.maximum(x @ next(remaining) + next(remaining), 0)
             yield x
             if self.batch_norm:
-                gamma, beta, mean, variance = (next(given) for _ in range(4))
+                gamma, beta = next(remaining), next(remaining)
+                mean, variance = next(remaining), next(remaining)
                 x = (x - mean) * (gamma / np.sqrt(variance + np.float32(BATCH_NORM_EPSILON))) + beta
             yield x
 
     def apply(self, x: Any, dropout: Any, p: float, activation: str) -> Any:
-        """The layers, on the Keras tensor ``x``. ``dropout`` makes a layer from its rate."""
+        """Output of the layers for the Keras tensor ``x``.
+
+        Args:
+            x: standardised rows.
+            dropout: makes a layer from its rate.
+            p: rate of dropout.
+            activation: of the last layer, such as ``softmax``.
+        """
         layers = load_keras().layers
         for _ in range(self.layers):
-            x = dropout(p / 2)(x) if self.lesson else x
+            x = dropout(p / 2)(x) if self.dropout_first else x
             x = layers.Dense(self.hidden, activation="relu")(x)
             if self.batch_norm:  # small sets take few steps: follow them closely
                 x = layers.BatchNormalization(momentum=0.9, epsilon=BATCH_NORM_EPSILON)(x)
-            x = x if self.lesson else dropout(p)(x)
-        x = dropout(p)(x) if self.lesson else x
+            x = x if self.dropout_first else dropout(p)(x)
+        x = dropout(p)(x) if self.dropout_first else x
         return layers.Dense(self.classes, activation=activation)(x)

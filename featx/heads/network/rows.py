@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx.heads.base import as_rows
+from featx.errors import SettingError, TrainingError
+from featx.heads.pooling import as_rows, downsample, downsampled_shape, width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class Reader:
     Args:
         X: an array or lazy, ``(n, d)`` or ``(n, h, w, c)``.
         input: what becomes of maps: ``flat``, ``avg`` or ``max``.
-        shrink: whether maps to be flattened are first max-pooled, 2 x 2.
+        downsampled: whether maps are max-pooled, 2 x 2, before they become flat.
 
     Attributes:
         width: columns of a prepared row.
@@ -38,14 +39,13 @@ class Reader:
         mean, scale: float32 ``(width,)``, or ``(c,)`` if maps become flat.
     """
 
-    def __init__(self, X: Any, input: str, shrink: bool) -> None:
+    def __init__(self, X: Any, input: str, downsampled: bool) -> None:
+        shape = downsampled_shape(X.shape[1:]) if downsampled else X.shape[1:]
         self._X = X
         self._input = input
-        self._shrink = shrink and len(X.shape) == 4 and input == "flat" and min(X.shape[1:3]) > 1
+        self._downsampled = downsampled
         self.chunk = max(1, CHUNK_BYTES // (int(np.prod(X.shape[1:])) * X.dtype.itemsize))
-        self.width = int(np.prod(pooled_shape(X.shape[1:]) if self._shrink else X.shape[1:]))
-        if len(X.shape) == 4 and input != "flat":
-            self.width = X.shape[-1]
+        self.width = width(shape, input if len(X.shape) == 4 else "flat")
         self.mean: Any = None
         self.scale: Any = None
 
@@ -54,44 +54,46 @@ class Reader:
 
     def read(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows ``(n, width)``, ready for the network."""
-        found = self._prepared(self._X[rows])
+        prepared = self._prepared(self._X[rows])
         if self.mean is not None:
-            standardise(found, self.mean, self.scale)
-        return found
+            standardise(prepared, self.mean, self.scale)
+        return prepared
 
     def chunks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """The number of the first row, and rows ready for the network; chunk by chunk.
+        """Number of the first row, and rows ready for the network; chunk by chunk.
 
         Raises:
-            ValueError: a row is not finite.
+            TrainingError: a row is not finite.
         """
         for start in range(0, len(self), self.chunk):
             stored = self._X[start : start + self.chunk]
-            found = self._prepared(stored)
-            if not np.isfinite(found).all():
+            prepared = self._prepared(stored)
+            if not np.isfinite(prepared).all():
                 _require_finite(stored, start)
             if self.mean is not None:
-                standardise(found, self.mean, self.scale)
-            yield start, found
+                standardise(prepared, self.mean, self.scale)
+            yield start, prepared
 
     def fits(self) -> bool:
         """Whether all prepared rows fit into what buffers would take."""
         return 4 * len(self) * self.width <= 2 * BUFFER_BYTES
 
     def blocks(self, n: int) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-        """The number of the first row, how many they are, and ``(n, width)``: them, and after the last something else.
+        """Number of the first row, count of rows, and a block ``(n, width)`` that begins with them.
 
         The array is the same each time. Raises like :meth:`chunks`.
         """
-        block, filled, done = np.zeros((n, self.width), np.float32), 0, 0
-        for _, found in self.chunks():
-            while len(found):
-                some, found = found[: n - filled], found[n - filled :]
-                block[filled : filled + len(some)] = some
-                filled += len(some)
+        block = np.zeros((n, self.width), np.float32)
+        filled, done = 0, 0
+        for _, rows in self.chunks():
+            while len(rows):
+                piece, rows = rows[: n - filled], rows[n - filled :]
+                block[filled : filled + len(piece)] = piece
+                filled += len(piece)
                 if filled == n or done + filled == len(self):
                     yield done, filled, block
-                    done, filled = done + filled, 0
+                    done += filled
+                    filled = 0
 
     def learn_statistics(self) -> NDArray[np.float32] | None:
         """Set mean and standard deviation, in one pass and in float64.
@@ -100,7 +102,7 @@ class Reader:
             all rows, standardised, if they fit.
 
         Raises:
-            ValueError: a row is not finite.
+            TrainingError: a row is not finite.
         """
         kept = np.empty((len(self), self.width), np.float32) if self.fits() else None
         count: int = 0
@@ -112,10 +114,13 @@ class Reader:
             values = stored if self._input == "flat" else rows  # flat maps: per channel, of all pixels
             values = values.reshape(-1, values.shape[-1]).astype(np.float64)
             with np.errstate(over="ignore", invalid="ignore"):
-                sums, more = np.ones(len(values)) @ values, np.einsum("ij,ij->j", values, values)
+                sums = np.ones(len(values)) @ values
+                more = np.einsum("ij,ij->j", values, values)
             if not np.isfinite(more).all():
                 _require_finite(stored, start)
-            count, total, squares = count + len(values), total + sums, squares + more
+            count += len(values)
+            total += sums
+            squares += more
             if kept is not None:
                 kept[start : start + len(stored)] = rows
         self.mean, self.scale = _mean_and_scale(count, total, squares)
@@ -127,8 +132,8 @@ class Reader:
         if self._input != "flat":
             pooled: NDArray[np.float32] = as_rows(stored, self._input).astype(np.float32, copy=False)
             return pooled if stored.ndim == 4 else stored.astype(np.float32)
-        if self._shrink:
-            stored = max_pooled(stored)  # before standardising: the largest stays the largest
+        if self._downsampled:
+            stored = downsample(stored)  # before standardising: the largest stays the largest
         return stored.reshape(len(stored), self.width).astype(np.float32)
 
 
@@ -138,21 +143,6 @@ def standardise(rows: NDArray[np.float32], mean: Any, scale: Any) -> None:
         values = rows[start : start + 256].reshape(-1, len(mean))
         values -= mean
         values *= 1 / scale
-
-
-def pooled_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Of a map ``(h, w, c)`` max-pooled 2 x 2, where odd maps keep their last row."""
-    return -(-shape[0] // 2), -(-shape[1] // 2), shape[2]
-
-
-def max_pooled(maps: NDArray[Any]) -> NDArray[Any]:
-    """Maps ``(n, h, w, c)`` max-pooled 2 x 2, where odd maps keep their last row, as stored."""
-    rows = maps[:, ::2].copy()
-    np.maximum(rows[:, : maps.shape[1] // 2], maps[:, 1::2], out=rows[:, : maps.shape[1] // 2])
-    pooled = rows[:, :, ::2].copy()
-    half = maps.shape[2] // 2
-    np.maximum(pooled[:, :, :half], rows[:, :, 1::2], out=pooled[:, :, :half])
-    return pooled
 
 
 def _mean_and_scale(count: int, total: Any, squares: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -166,7 +156,7 @@ def _require_finite(stored: NDArray[Any], start: int) -> None:
     with np.errstate(over="ignore"):
         finite = np.isfinite(np.square(stored.reshape(len(stored), -1), dtype=np.float64)).all(axis=1)
     if not finite.all():
-        raise ValueError(f"row {start + int(np.argmin(finite))} contains NaN or infinity")
+        raise TrainingError(f"row {start + int(np.argmin(finite))} contains NaN or infinity")
 
 
 @dataclass(frozen=True)
@@ -175,7 +165,7 @@ class Buffer:
 
     Attributes:
         rows: float32 ``(m, width)``.
-        numbers: of the rows in ``X``, int64 ``(m,)``.
+        numbers: int64 ``(m,)``, those of the rows in ``X``.
         order: places in ``rows``, shuffled.
         ends_epoch: whether it is the epoch's last.
     """
@@ -187,20 +177,17 @@ class Buffer:
 
 
 class Groups:
-    """Draws one row of each group: one view of each picture.
+    """Groups of rows, of each of which one row is drawn: one view of each picture.
 
     Args:
         groups: ``(n,)``, rows of the same number being one group; None if every row is its own.
-        n: rows.
+        n: number of rows.
     """
 
     def __init__(self, groups: Any, n: int) -> None:
-        if groups is None:
-            self._rows, self._starts, self._sizes = np.arange(n), np.arange(n), np.ones(n, np.int64)
-            return
-        groups = np.asarray(groups)
+        groups = np.arange(n) if groups is None else np.asarray(groups)
         if groups.shape != (n,):
-            raise ValueError(f"groups must be ({n},), a number a row. Got {groups.shape} instead.")
+            raise SettingError(f"`groups` must be ({n},), a number per row, got {groups.shape}", "groups")
         self._rows = np.argsort(groups, kind="stable")
         _, self._starts, self._sizes = np.unique(groups[self._rows], return_index=True, return_counts=True)
 
@@ -208,7 +195,7 @@ class Groups:
         return len(self._starts)
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """A row of each group, ``(groups,)``."""
+        """One row of each group, ``(groups,)``."""
         return self._rows[self._starts + (rng.random(len(self)) * self._sizes).astype(np.int64)]
 
 
@@ -221,10 +208,10 @@ def shuffled(
     A buffer's rows are not valid any more once the next is asked for. Leaving the context ends the reading thread.
 
     Args:
-        reader: of all rows.
+        reader: reads all rows.
         kept: all rows, if they are in memory: then they are every epoch's one buffer, and there is no thread.
-        groups: what is drawn from.
-        rng: of order and draws.
+        groups: groups to draw from.
+        rng: generator of order and draws.
     """
     if kept is not None:
         yield _in_memory(kept, groups, rng)
@@ -255,22 +242,23 @@ def _read_ahead(
     def read(numbers: NDArray[np.int64], space: NDArray[np.float32]) -> NDArray[np.float32]:
         for start in range(0, len(numbers), reader.chunk):
             if not stop.is_set():
-                some = numbers[start : start + reader.chunk]
-                space[start : start + len(some)] = reader.read(_as_slice(some))
+                chunk_of = numbers[start : start + reader.chunk]
+                space[start : start + len(chunk_of)] = reader.read(_as_slice(chunk_of))
         return space[: len(numbers)]
 
-    numbers, ends = next(plans)
-    reading = thread.submit(read, numbers, spaces[0])
+    next_numbers, next_ends = next(plans)
+    reading = thread.submit(read, next_numbers, spaces[0])
     while True:
-        now, last, rows = numbers, ends, reading.result()
+        numbers, ends = next_numbers, next_ends
+        rows = reading.result()
         spaces.reverse()
-        numbers, ends = next(plans)
-        reading = thread.submit(read, numbers, spaces[0])
-        yield Buffer(rows, now, rng.permutation(len(now)), last)
+        next_numbers, next_ends = next(plans)
+        reading = thread.submit(read, next_numbers, spaces[0])
+        yield Buffer(rows, numbers, rng.permutation(len(numbers)), ends)
 
 
 def _plans(groups: Groups, chunk: int, most: int, rng: np.random.Generator) -> Iterator[tuple[NDArray[np.int64], bool]]:
-    """Sorted numbers of the rows of each buffer, and whether it is the epoch's last.
+    """Sorted numbers of the rows of each buffer, and whether the buffer is the epoch's last.
 
     Neighbours, as files are read fast, stay together in chunks. Of each stretch of the file every buffer gets one
     chunk: so it has its share of every class even if the file is sorted by class.

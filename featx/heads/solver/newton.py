@@ -14,12 +14,13 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
-from featx.heads.solver.minimise import Minimum, Problems, _one_against_the_rest
+from featx.heads.solver.losses import one_against_the_rest
+from featx.heads.solver.problems import Minimum, Problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from featx.heads.solver.minimise import Array
+    from featx.heads.solver.losses import Array
 
 BISECTIONS = 30  # of a step, to find its best length
 
@@ -27,24 +28,20 @@ BISECTIONS = 30  # of a step, to find its best length
 def newton(problems: Problems, C: float, start: Array, tol: float, max_iter: int) -> Minimum:
     """Minimise all problems and outputs, each a problem of its own, at one ``C``; like :func:`minimise`."""
     W, everyone = start.copy(), np.arange(len(start))
-    sign = _one_against_the_rest(np.zeros((1, problems.n_outputs, len(problems.y)), W.dtype), problems.y)
+    sign = one_against_the_rest(np.zeros((1, problems.n_outputs, len(problems.y)), W.dtype), problems.y)
     scores = _scores(problems, W)
-    waiting, last, step = np.ones(W.shape[:2], bool), np.full(len(W), np.inf), 0
+    waiting = np.ones(W.shape[:2], bool)
+    last, step = np.full(len(W), np.inf), 0
     for _ in range(max_iter):
         step += 1
-        there = W.copy()
         inside = (sign * scores < 1) & (problems.weights > 0)[:, None]
-        places = [(int(p), int(k)) for p, k in np.argwhere(waiting)]
-        jobs = [joblib.delayed(_minimum_for)(problems, p, inside[p, k], sign[k], C) for p, k in places]
-        with threadpool_limits(1, "blas"):  # many small systems: threads inside each would only wait for each other
-            for place, minimum in zip(places, joblib.Parallel(-1, prefer="threads")(jobs), strict=True):
-                there[place] = minimum
-        scores_there = _scores(problems, there)
-        length = _best_length(problems, (W, there), (scores, scores_there), sign, C)[..., None]
-        W = (W + length * (there - W)).astype(W.dtype)
-        scores = (scores + length * (scores_there - scores)).astype(W.dtype)
-        now = (sign * scores < 1) & (problems.weights > 0)[:, None]
-        waiting &= (length[..., 0] < 1) | (now != inside).any(axis=2)
+        target = _targets(problems, W, waiting, inside, sign, C)
+        scores_at_target = _scores(problems, target)
+        length = _best_length(problems, (W, target), (scores, scores_at_target), sign, C)[..., None]
+        W = (W + length * (target - W)).astype(W.dtype)
+        scores = (scores + length * (scores_at_target - scores)).astype(W.dtype)
+        inside_now = (sign * scores < 1) & (problems.weights > 0)[:, None]
+        waiting &= (length[..., 0] < 1) | (inside_now != inside).any(axis=2)
         objective, G, curvature = problems.evaluate(everyone, W, C)
         gap = problems.gap(everyone, G, problems.inverse_curvature(everyone, C, curvature))
         nothing_gained = objective >= last * (1 - 4 * np.finfo(W.dtype).eps)  # but rounding errors
@@ -53,6 +50,24 @@ def newton(problems: Problems, C: float, start: Array, tol: float, max_iter: int
         last = objective
     norm = np.sqrt(np.einsum("pkc,pkc->p", G, G, dtype=np.float64))
     return Minimum(W, objective, norm, gap, np.full(len(W), step))
+
+
+def _targets(
+    problems: Problems,
+    W: Array,
+    waiting: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    sign: Array,
+    C: float,
+) -> Array:
+    """``W`` with the minima of the waiting problems' parabolas in it, each solved in a thread."""
+    target = W.copy()
+    places = [(int(p), int(k)) for p, k in np.argwhere(waiting)]
+    jobs = [joblib.delayed(_minimum_for)(problems, p, inside[p, k], sign[k], C) for p, k in places]
+    with threadpool_limits(1, "blas"):  # many small systems: threads inside each would only wait for each other
+        for place, minimum in zip(places, joblib.Parallel(-1, prefer="threads")(jobs), strict=True):
+            target[place] = minimum
+    return target
 
 
 def _scores(problems: Problems, W: Array) -> Array:
@@ -64,7 +79,7 @@ def _scores(problems: Problems, W: Array) -> Array:
 def _best_length(
     problems: Problems, W: tuple[Array, Array], scores: tuple[Array, Array], sign: Array, C: float
 ) -> Array:
-    """Where from the first point (0) to the second (1) each objective is least, ``(problems, outputs)``."""
+    """Place between the first point (0) and the second (1) where each objective is least, ``(problems, outputs)``."""
     change, pulled = W[1] - W[0], problems.penalty[:, None]
     slack, faster = 1 - sign * scores[0], -sign * (scores[1] - scores[0])
     first = np.einsum("pkc,pkc->pk", W[0] * pulled, change, dtype=np.float64)
@@ -87,15 +102,16 @@ def _best_length(
 
 
 def _minimum_for(problems: Problems, of: int, inside: NDArray[np.bool_], sign: Array, C: float) -> Array:
-    """Where the objective would be least if just the rows ``inside`` counted, ``(columns,)``."""
+    """Coefficients ``(columns,)`` at which the objective would be least if just the rows ``inside`` counted."""
     penalty = problems.penalty[of, :-1].astype(np.float64)
     usable = np.ones(len(penalty)) if problems.usable is None else problems.usable[of, :-1]
     weights, target = problems.weights[of].astype(np.float64), sign.astype(np.float64)
     if not inside.any():
         return np.zeros(len(penalty) + 1)
     if inside.sum() <= len(penalty):
-        mine = np.vstack([Z[inside[rows], :-1] for rows, Z in problems.blocks()]) * (usable / np.sqrt(penalty))
-        return _by_rows(mine, target[inside], 1 / (2 * C * weights[inside]), usable / np.sqrt(penalty))
+        factor = usable / np.sqrt(penalty)
+        scaled = np.vstack([Z[inside[rows], :-1] for rows, Z in problems.blocks()]) * factor
+        return _by_rows(scaled, target[inside], 1 / (2 * C * weights[inside]), factor)
     normal: Array = np.diag(np.append(penalty / (2 * C), 0.0))
     right: Array = np.zeros(len(penalty) + 1)
     for rows, Z in problems.blocks():
@@ -108,7 +124,7 @@ def _minimum_for(problems: Problems, of: int, inside: NDArray[np.bool_], sign: A
 
 
 def _by_rows(Z: Array, target: Array, ridge: Array, factor: Array) -> Array:
-    """The same from the Gram matrix of the rows, for fewer rows than columns."""
+    """Coefficients as :func:`_minimum_for` gives them, from the Gram matrix of the rows: for fewer than columns."""
     gram: Array = (Z @ Z.T).astype(np.float64)
     gram[np.diag_indices(len(gram))] += ridge
     with_target, with_one = cho_solve(

@@ -26,7 +26,7 @@ def load_matplotlib() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise SweepError("--plot needs Matplotlib, which is not installed: pip install '.[plot]'") from None
+        raise SweepError("`plot` needs Matplotlib, which is not installed: pip install '.[plot]'") from None
     return Figure
 
 

@@ -1,4 +1,4 @@
-"""What a sweep has found."""
+"""Results of a sweep: its trials, and the classifier fitted with the best one's parameters."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ MEASURES = ("number", "state", "mean_accuracy", "std_accuracy", "log_loss", "sec
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of parameters, and how it did on the validation rows.
+    """One set of parameters, and its measures on the validation rows.
 
     Attributes:
-        number: counted from 0, the head's defaults.
+        number: number of the trial, counted from 0, which has the head's defaults.
         state: ``complete``; ``pruned``, because others were better after as many epochs; or ``failed``: could not be
             trained.
-        params: of the head, those held fixed too.
-        mean_accuracy: of the best epoch, 0 to 1, mean over the repeats; of a pruned trial so far, of a failed one None.
-        std_accuracy: deviation between the repeats; 0 if there is but one.
-        log_loss: of the best epoch, mean over the repeats; None if the trial is not complete.
-        seconds: it took.
-        epochs: trained, over all repeats.
-        error: why it failed.
+        params: parameters of the head, those held fixed too.
+        mean_accuracy: accuracy in the best epoch, 0 to 1, mean over the repeats; of a pruned trial that of its epochs
+            so far, of a failed one None.
+        std_accuracy: standard deviation over the repeats; 0 if there is one only.
+        log_loss: log loss in the best epoch, mean over the repeats; None if the trial is not complete.
+        seconds: duration of the trial.
+        epochs: epochs trained, over all repeats.
+        error: reason of the failure.
     """
 
     number: int
@@ -43,7 +44,7 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """The greater the better: complete ones by accuracy, among equals by log loss, then the earlier."""
+        """Key of an order that ends with the best trial: by accuracy, among equals by log loss, then by number."""
         if self.state != "complete" or self.mean_accuracy is None or self.log_loss is None:
             return -1.0, self.mean_accuracy or 0.0, -self.number
         return self.mean_accuracy, -self.log_loss, -self.number
@@ -51,20 +52,25 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The best trial, all finished ones by their number, and the classifier fitted with the best one's parameters.
+    """Result of a sweep.
 
-    ``seconds`` is what this run took; ``storage`` is the file that holds the trials, None if it was a temporary one.
+    Attributes:
+        best: the best trial.
+        trials: all finished trials by their number.
+        classifier: classifier fitted with the best trial's parameters.
+        seconds: duration of this run.
+        storage: file that holds the trials; None if it was a temporary one.
     """
 
     best: Trial
-    trials: list[Trial]
+    trials: list[Trial] = field(repr=False)
     classifier: Classifier = field(repr=False)
     seconds: float
     storage: Path | None
 
     @property
     def ranked(self) -> list[Trial]:
-        """The trials, the best first."""
+        """Trials, the best first."""
         return sorted(self.trials, key=lambda trial: trial.rank, reverse=True)
 
     @property
@@ -74,7 +80,7 @@ class Sweep:
         return [name for name in names if len({repr(trial.params.get(name)) for trial in self.trials}) > 1]
 
     def write_csv(self, path: str | Path) -> None:
-        """Write all trials, one a line: number, state, figures, then each parameter."""
+        """Write all trials, one per line: number, state, figures, then each parameter."""
         file = io.StringIO(newline="")
         writer = csv.writer(file)
         writer.writerow([*MEASURES, *self.best.params])

@@ -1,4 +1,4 @@
-"""The sweep itself."""
+"""The search: trials drawn, attempted and compared, until there are enough of them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def sweep(
             patience of 8 unless it is given; the final fit has the head's own.
 
     Raises:
-        TrainingError: settings or rows on which no head can be trained.
+        SettingError: a setting out of its range, or one that the head does not have.
+        TrainingError: rows on which no head can be trained.
         SweepError: the storage is another sweep's, in use, or cannot be written; or workers are killed.
 
     Example:
@@ -81,14 +82,19 @@ def sweep(
     """
     started = time.monotonic()
     _check(head, pruner, trials=trials, workers=workers, repeats=repeats, timeout=timeout)
-    epochs = make_head(head, **fixed).get_params()["epochs"]
+    model = make_head(head, **fixed)
+    model.check_settings()
+    epochs = model.get_params()["epochs"]
     features = load_features(features)
     inputs = inputs_of(features, fixed)
     space = search_space(head, inputs, list(fixed))
     rows = read_rows(features, inputs, validation, random_state, repeats)
     task = Task(head, {"patience": PATIENCE, **fixed}, space, random_state, rows)
     about = _about(features, task, validation, repeats)
-    with _place(storage) as path, studies.opened(path, about, studies.make_pruner(pruner, epochs)) as study:
+    with (
+        _place(storage) as path,
+        studies.opened(path, about, studies.make_pruner(pruner, epochs)) as study,
+    ):
         deadline = started + (float("inf") if timeout is None else timeout)
         try:
             _run(study, task, rows, trials, deadline, workers, path, progress)

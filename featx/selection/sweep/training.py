@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from featx._internal.parallel import share_of_cores, threads_in_environment, watch_parent
 from featx.errors import SweepError, TrainingError, one_line
-from featx.heads import Head, make_head
+from featx.heads import make_head
 from featx.rows import Rows
 from featx.selection.sweep.space import Scale
 from featx.selection.sweep.study import decoded
@@ -59,7 +59,7 @@ def attempt(trial: optuna.Trial, task: Task) -> None:
         value, state = float(np.mean([accuracy for accuracy, _ in figures])), TrialState.COMPLETE
     except optuna.TrialPruned:
         value, state = None, TrialState.PRUNED
-    except (TrainingError, ValueError, MemoryError) as error:
+    except (TrainingError, MemoryError) as error:
         trial.set_user_attr("error", one_line(error))
         value, state = None, TrialState.PRUNED  # not FAIL, which the sampler would learn nothing from
     trial.set_user_attr("epochs", sum(epochs))
@@ -76,7 +76,7 @@ def _train(trial: optuna.Trial, task: Task, epochs: list[int]) -> list[tuple[flo
         epochs.append(0)
         X, y = rows.of(head.input, train)
         validation = rows.of(head.input, held_out)
-        _fit(head, X, y, validation, _watcher(trial, epochs, reports=repeat == 0))
+        head.fit(X, y, validation, on_epoch=_watcher(trial, epochs, reports=repeat == 0))
         epochs[-1] = len(head.history_["loss"])
         figures.append(_measure(head.predict_proba(validation[0]), validation[1]))
     return figures
@@ -93,10 +93,6 @@ def _watcher(trial: optuna.Trial, epochs: list[int], reports: bool) -> Callable[
                 raise optuna.TrialPruned
 
     return on_epoch
-
-
-def _fit(head: Head, X: NDArray[Any], y: NDArray[Any], validation: Any, on_epoch: Any) -> None:
-    head.fit(X, y, validation_data=validation, on_epoch=on_epoch)  # type: ignore[call-arg]
 
 
 def _measure(probabilities: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
