@@ -110,6 +110,16 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+@pytest.fixture
+def eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without compiling, which takes longer than a few steps on a few rows."""
+    from featx._keras import load_keras
+
+    model = load_keras().Model
+    compiled = model.compile
+    monkeypatch.setattr(model, "compile", lambda self, **options: compiled(self, **{**options, "run_eagerly": True}))
+
+
 @contextmanager
 def at_most(seconds: float = 60) -> Iterator[None]:
     """Fail instead of hanging."""
