@@ -187,7 +187,7 @@ def report(results: Results) -> None:
     print(write_report(results))
     of_set = rows_of(results.asked())
     if find_spec("matplotlib") is None:
-        say("no plots: they need matplotlib (pip install 'featx[plot]')")
+        say("no plots: they need matplotlib (pip install '.[plot]')")
     elif of_set:
         from benchmarks.suite.plots import draw_all
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import featx
-from featx.splits import split_rows
+from featx.rows import split_rows
 
 SEEDS = (0, 1, 2)
 SHORT = {"patience": 8, "epochs": 50}

@@ -57,24 +57,24 @@ def featx_extract(folder: str, recipe: dict[str, Any], **options: Any) -> dict[s
 
 def forward(recipe: dict[str, Any], seconds: float = 20.0) -> dict[str, Any]:
     """The trunk's own rate, on random pixels in memory, batches of 32."""
-    from featx.engines import trunk_for
-    from featx.recipe import Recipe
+    from featx.extraction import Recipe
+    from featx.extraction.engine import trunk_for
 
     trunk = trunk_for(Recipe(**recipe), lambda n, size: np.empty((0, size, size, 3), np.uint8))
-    images = np.random.default_rng(0).integers(0, 256, (BATCH, trunk.size, trunk.size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, trunk.info.size, trunk.info.size, 3), np.uint8)
     trunk(images)
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         trunk(images)
         done += BATCH
-    return {"rate": done / (time.perf_counter() - began), "engine": trunk.engine}
+    return {"rate": done / (time.perf_counter() - began), "engine": trunk.info.engine}
 
 
 def decoding(folder: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """Reading, decoding and resizing alone, by as many threads as there are cores."""
-    from featx.images import list_dataset
-    from featx.pipeline import in_threads, load_file
-    from featx.recipe import Recipe
+    from featx._internal.parallel import in_threads
+    from featx.extraction import Recipe, load_file
+    from featx.pictures import list_dataset
 
     listing, settings = list_dataset(folder), Recipe(**recipe)
     began = time.perf_counter()
@@ -345,7 +345,7 @@ def tiny_files(work: Path, n: int) -> str:
 
 def stand_in(work: Path) -> str:
     """A network that costs little and whose map is VGG16's."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     inputs = keras.Input((224, 224, 3))

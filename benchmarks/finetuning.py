@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 import featx
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import divide
 from featx.heads import Groups
-from featx.images import decode, read_file, resize
+from featx.pictures import decode, read_file, resize
 
 ROWS = ("vgg16/block5_conv1", "vgg16/block5_conv3", "resnet50/conv5_block3_1_conv", "mobilenetv2/block_16_expand")
 BATCH = 16
@@ -86,7 +86,7 @@ def tail_row(row: str, dataset: Path, folder: str, given: argparse.Namespace) ->
         dataset, unfreeze=layer, epochs=given.epochs, head_first=False, validation=0, cache_dir=Path(folder) / "cache",
         **recipe, **TRAINING,
     )  # fmt: skip
-    features = ours.features()
+    features = ours.features_of()
     peer = Peer(backbone, layer, features, given.decoded)
     seconds = peer.fit(given.epochs)
     expected = peer.probabilities()
@@ -99,7 +99,7 @@ def tail_row(row: str, dataset: Path, folder: str, given: argparse.Namespace) ->
         "times faster": seconds / float(np.median(ours.head.epoch_seconds_[1:])),  # type: ignore[attr-defined]
         "allowed": (frozen + 3 * tail) / (3 * tail),
         "allowed, at most": (frozen + 3 * tail - first) / (3 * tail - first),
-        "features, s": ours.report["features_seconds"],
+        "features, s": ours.fitting.features_seconds,
         "largest difference of probability": float(np.abs(ours.predict_proba(features) - expected).max()),
     }
 
@@ -109,7 +109,7 @@ class Peer:
 
     def __init__(self, backbone: str, layer: str, features: featx.Features, decoded: bool) -> None:
         keras = load_keras()
-        from featx.backbones.trunk import build_network
+        from featx.backbones.network import build_network
 
         built = build_network(backbone, "random", None, "auto", 0)
         names = divide(backbone, layer).trains
@@ -185,7 +185,7 @@ class Peer:
 def multiplications(backbone: str, trains: tuple[str, ...], cut: str) -> tuple[float, float, float]:
     """Billions a picture of the layers before the cut, of those behind it, and of the first that trains."""
     from featx.backbones.layers import layers_by_name
-    from featx.backbones.trunk import build_network
+    from featx.backbones.network import build_network
 
     layers = layers_by_name(build_network(backbone, "none", None).base)
     names, counts = list(layers), {}
@@ -207,10 +207,10 @@ def head_row(dataset: Path, folder: str) -> dict[str, Any]:
     whole = featx.finetune(dataset, unfreeze="all", epochs=2, head_first=False, validation=0, **recipe, **TRAINING)
     done = featx.extract(dataset, **recipe)
     ends: list[float] = []
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     head = featx.BNMLPHead(epochs=50, batch_size=BATCH)
     head.fit(features.X(), features.y, on_epoch=_append_to(ends))
-    ours, theirs = float(np.median(np.diff(ends))), whole.report["seconds_per_epoch"]
+    ours, theirs = float(np.median(np.diff(ends))), whole.fitting.seconds_per_epoch
     row = "head epoch against end-to-end epoch, vgg16"
     return {"row": row, "featx, s an epoch": ours, "Keras, s an epoch": theirs, "times faster": theirs / ours}
 

@@ -33,10 +33,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import featx
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.cache import write_features
 from featx.heads import solve_paths
-from featx.splits import fold_numbers
+from featx.rows import fold_numbers
 
 C = np.logspace(-5, 1, 9)
 ALPHAS = np.logspace(-1, 5, 13)

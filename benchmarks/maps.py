@@ -20,9 +20,9 @@ import numpy as np
 
 import featx
 from benchmarks.extract import as_table, recipe_of, web_photos
-from featx._keras import load_keras
-from featx.images import decode, read_file, resize
-from featx.maps import activation_maps
+from featx._internal.keras import load_keras
+from featx.explanation import activation_maps
+from featx.pictures import decode, read_file, resize
 
 BATCH = 32
 
@@ -35,7 +35,7 @@ def joined(trunk: Any, head: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarr
     logits = keras.models.clone_model(head.model_)
     logits.set_weights(head.model_.get_weights())
     logits.layers[-1].activation = keras.activations.linear
-    network = trunk._model
+    network = trunk.model
 
     @tf.function
     def batch(pictures: Any, numbers: Any) -> Any:
@@ -53,10 +53,12 @@ def row(backbone: str, shared: Path, n: int, work: Path) -> dict[str, Any]:
     """One network: seconds of both sides, and how far their maps are apart."""
     folder = web_photos(work, shared, n)
     recipe = recipe_of(backbone, shared, engine="keras", dtype="float32")
-    features = featx.load_features(featx.extract(folder, cache_dir=work / backbone, **recipe).features)
+    features = featx.load_features(featx.extract(folder, cache_dir=work / backbone, **recipe).features_path)
     head = featx.fit(features, "bn-mlp", input="flat", hidden=64, epochs=2).head
     trunk = featx.Recipe(**recipe).trunk()
-    images = np.stack([resize(decode(read_file(Path(features.root) / path)), trunk.size) for path in features.paths])
+    images = np.stack(
+        [resize(decode(read_file(Path(features.root) / path)), trunk.info.size) for path in features.paths]
+    )
     classes = np.arange(n) % 2
     explain = joined(trunk, head)
     explain(images[:BATCH], classes[:BATCH])  # compiles it

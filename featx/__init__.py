@@ -8,24 +8,34 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
-    from featx.augmentation import Views as Views
+    __version__: str
+    from featx._internal.memory import clear_memory as clear_memory
     from featx.backbones import BACKBONES as BACKBONES
     from featx.backbones import build_trunk as build_trunk
     from featx.backbones import list_layers as list_layers
+    from featx.cache import CacheFolder as CacheFolder
     from featx.cache import Features as Features
     from featx.cache import load_features as load_features
     from featx.classifier import Classifier as Classifier
+    from featx.classifier import Diagnosis as Diagnosis
+    from featx.classifier import Evaluation as Evaluation
+    from featx.classifier import Fitting as Fitting
+    from featx.classifier import Prediction as Prediction
     from featx.classifier import fit as fit
-    from featx.comparison import compare as compare
     from featx.errors import FeatxError as FeatxError
+    from featx.errors import SettingError as SettingError
     from featx.explanation import Explanation as Explanation
     from featx.explanation import explain as explain
     from featx.extraction import Extraction as Extraction
+    from featx.extraction import ExtractionPlan as ExtractionPlan
+    from featx.extraction import Recipe as Recipe
     from featx.extraction import extract as extract
-    from featx.finetuning import finetune as finetune
+    from featx.extraction import plan as plan
+    from featx.extraction.transformer import FeatureExtractor as FeatureExtractor
+    from featx.finetuning.comparison import Comparison as Comparison
+    from featx.finetuning.comparison import compare as compare
+    from featx.finetuning.finetune import finetune as finetune
     from featx.heads import BNMLPHead as BNMLPHead
     from featx.heads import KNNHead as KNNHead
     from featx.heads import LogisticHead as LogisticHead
@@ -33,53 +43,72 @@ if TYPE_CHECKING:
     from featx.heads import RidgeHead as RidgeHead
     from featx.heads import SVMHead as SVMHead
     from featx.heads import make_head as make_head
-    from featx.images import list_dataset as list_dataset
-    from featx.inspecting import Inspection as Inspection
-    from featx.inspecting import inspect as inspect
-    from featx.recipe import Recipe as Recipe
+    from featx.inspection import Inspection as Inspection
+    from featx.inspection import inspect as inspect
+    from featx.pictures import Views as Views
+    from featx.pictures import list_dataset as list_dataset
     from featx.reporting import report as report
-    from featx.selection import cross_validate as cross_validate
-    from featx.selection import few_shot as few_shot
-    from featx.sweeping import sweep as sweep
-    from featx.transformer import FeatureExtractor as FeatureExtractor
+    from featx.selection.cross_validation import CrossValidation as CrossValidation
+    from featx.selection.cross_validation import cross_validate as cross_validate
+    from featx.selection.few_shot import Shots as Shots
+    from featx.selection.few_shot import few_shot as few_shot
+    from featx.selection.sweep import Sweep as Sweep
+    from featx.selection.sweep import sweep as sweep
+    from featx.serving import serve as serve
 
 _PLACES = {
     "BACKBONES": "backbones",
     "BNMLPHead": "heads",
+    "CacheFolder": "cache",
     "Classifier": "classifier",
+    "Comparison": "finetuning.comparison",
+    "CrossValidation": "selection.cross_validation",
+    "Diagnosis": "classifier",
+    "Evaluation": "classifier",
     "Explanation": "explanation",
     "Extraction": "extraction",
-    "FeatureExtractor": "transformer",
+    "ExtractionPlan": "extraction",
+    "FeatureExtractor": "extraction.transformer",
     "Features": "cache",
     "FeatxError": "errors",
-    "Inspection": "inspecting",
+    "Fitting": "classifier",
+    "Inspection": "inspection",
     "KNNHead": "heads",
     "LogisticHead": "heads",
     "MLPHead": "heads",
-    "Recipe": "recipe",
+    "Prediction": "classifier",
+    "Recipe": "extraction",
     "RidgeHead": "heads",
     "SVMHead": "heads",
-    "Views": "augmentation",
+    "SettingError": "errors",
+    "Shots": "selection.few_shot",
+    "Sweep": "selection.sweep",
+    "Views": "pictures",
     "build_trunk": "backbones",
-    "compare": "comparison",
-    "cross_validate": "selection",
+    "clear_memory": "_internal.memory",
+    "compare": "finetuning.comparison",
+    "cross_validate": "selection.cross_validation",
     "explain": "explanation",
     "extract": "extraction",
-    "few_shot": "selection",
-    "finetune": "finetuning",
+    "few_shot": "selection.few_shot",
+    "finetune": "finetuning.finetune",
     "fit": "classifier",
-    "inspect": "inspecting",
-    "list_dataset": "images",
+    "inspect": "inspection",
+    "list_dataset": "pictures",
     "list_layers": "backbones",
     "load_features": "cache",
     "make_head": "heads",
+    "plan": "extraction",
     "report": "reporting",
-    "sweep": "sweeping",
+    "serve": "serving",
+    "sweep": "selection.sweep",
 }
 __all__ = [*_PLACES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("featx._internal.version").featx_version()
     if name not in _PLACES:
         raise AttributeError(f"module 'featx' has no attribute {name!r}")
     return getattr(import_module(f"featx.{_PLACES[name]}"), name)

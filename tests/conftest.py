@@ -78,7 +78,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A user's own model file: three layers that tell stripes apart, built in no time. Input 32 x 32, map 4 x 4 x 8."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     pictures = keras.Input((32, 32, 3))
@@ -96,24 +96,32 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one number a call of a trunk: pictures in the batch. With ``batch_size=1`` its length is pictures."""
-    from featx.backbones import Trunk
+    """Grows by one number per call of a trunk of any kind: pictures in the batch.
+
+    With ``batch_size=1`` its length is the number of pictures.
+    """
+    from featx.backbones import KerasTrunk, OpenVINOTrunk, PixelTrunk
 
     calls: list[int] = []
-    real = Trunk.__call__
 
-    def call(self: Trunk, images: Any) -> Any:
-        calls.append(len(images))
-        return real(self, images)
+    def counting(kind: type) -> Callable[[Any, Any], Any]:
+        real = kind.__call__
 
-    monkeypatch.setattr(Trunk, "__call__", call)
+        def call(self: Any, images: Any) -> Any:
+            calls.append(len(images))
+            return real(self, images)
+
+        return call
+
+    for kind in (KerasTrunk, OpenVINOTrunk, PixelTrunk):
+        monkeypatch.setattr(kind, "__call__", counting(kind))
     return calls
 
 
 @pytest.fixture
 def eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training without compiling, which takes longer than a few steps on a few rows."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     model = load_keras().Model
     compiled = model.compile
@@ -156,3 +164,16 @@ def disk_of(size: str, folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True, capture_output=True)
+
+
+def commands() -> list[tuple[str, ...]]:
+    """All commands of featx, such as ``("cache", "ls")``."""
+    import typer
+
+    from featx.cli import app
+
+    def names(of: typer.Typer) -> list[str]:
+        return [str(c.name or getattr(c.callback, "__name__", "")) for c in of.registered_commands]
+
+    groups = [(str(group.name), group.typer_instance) for group in app.registered_groups]
+    return [(n,) for n in names(app)] + [(g, n) for g, within in groups if within for n in names(within)]

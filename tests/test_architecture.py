@@ -1,4 +1,4 @@
-"""The house: arrows between rooms, what an import costs, what is public, what the README says."""
+"""The house: arrows between rooms, what an import costs, what is public."""
 
 from __future__ import annotations
 
@@ -16,113 +16,82 @@ import featx
 
 PACKAGE = Path(featx.__file__).parent
 HEAVY = ("tensorflow", "keras", "sklearn", "jax", "torch", "optuna", "sqlalchemy", "matplotlib")
-FLOOR = ("errors", "_files", "_keras", "_processes")  # which everyone may import
-# Each room and the other rooms it may import.
-ARROWS: dict[str, set[str]] = {
-    **{room: set() for room in FLOOR},
-    "images": set(),
-    "augmentation": set(),
-    "backbones": set(),
-    "cache": set(),
-    "splits": set(),
-    "evaluation": set(),
-    "heads": set(),
-    "recipe": {"images", "backbones"},
-    "pipeline": {"images", "backbones", "recipe"},
-    "engines": {"backbones", "recipe"},
-    "computing": {"images", "augmentation", "backbones", "cache", "recipe", "pipeline", "engines"},
-    "spreading": {"backbones", "computing"},
-    "census": {"images", "cache", "pipeline"},
-    "extraction": {"images", "augmentation", "cache", "recipe", "census", "computing", "spreading"},
-    "inspecting": {"images", "cache", "pipeline", "census", "heads", "splits"},
-    "transformer": {"images", "recipe", "pipeline"},
-    "model_folder": {"images"},
-    "training": {"cache", "heads", "splits"},
-    "selection": {"cache", "classifier", "evaluation", "extraction", "heads", "splits", "training"},
-    "classifier": {
-        "images",
-        "backbones",
-        "cache",
-        "recipe",
-        "pipeline",
-        "extraction",
-        "heads",
-        "tail",
-        "training",
-        "evaluation",
-        "model_folder",
-    },
-    "tail": {"backbones", "heads", "pipeline"},
-    "finetuning": {
-        "images",
-        "augmentation",
-        "backbones",
-        "cache",
-        "recipe",
-        "pipeline",
-        "extraction",
-        "heads",
-        "splits",
-        "tail",
-        "training",
-        "classifier",
-    },
-    "comparison": {
-        "backbones",
-        "cache",
-        "recipe",
-        "extraction",
-        "heads",
-        "tail",
-        "training",
-        "classifier",
-        "finetuning",
-    },
-    "sweeping": {"cache", "classifier", "heads", "training"},
-    "reporting": {
-        "backbones",
-        "cache",
-        "classifier",
-        "evaluation",
-        "extraction",
-        "images",
-        "inspecting",
-        "maps",
-        "pipeline",
-        "selection",
-    },
-    "maps": {"images", "heads", "tail"},
-    "explanation": {"images", "cache", "classifier", "maps", "pipeline"},
-    "serving": {"images", "classifier", "explanation", "maps"},
-    "demo": {"cache", "classifier", "extraction"},
-}
+# Rooms by floors. A room imports only from the floors under its own, and stands on the lowest floor that allows what it
+# imports; everyone may import the ground floor.
+FLOORS = [
+    {"errors", "_internal"},
+    {"pictures", "backbones", "cache", "heads"},
+    {"extraction", "rows", "tail"},
+    {"classifier", "inspection"},
+    {"finetuning", "selection", "explanation", "demo"},
+    {"reporting", "serving"},
+    {"cli"},
+]
+MOST_ENTRIES = 22  # of the package's folder
+
+
+def _rooms() -> dict[str, list[Path]]:
+    """The files of each room."""
+    rooms = {path.stem: [path] for path in PACKAGE.glob("[!_]*.py")}
+    return rooms | {path.parent.name: sorted(path.parent.rglob("*.py")) for path in PACKAGE.glob("*/__init__.py")}
 
 
 def _imports(path: Path) -> set[str]:
-    """Modules that a file imports, anywhere in it; ``from featx import images`` counts as ``featx.images``."""
-    found = set()
+    """Modules and names that a file imports, anywhere in it; ``from featx import rows`` counts as ``featx.rows``."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: imports are absolute"
-            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-@pytest.mark.parametrize("room", ARROWS)
-def test_arrows_point_one_way(room: str) -> None:
-    files = sorted((PACKAGE / room).rglob("*.py")) or [PACKAGE / f"{room}.py"]
-    names = {name for file in files for name in _imports(file)}
-    rooms = {name.split(".")[1] for name in names if name.startswith("featx.")} - {"__version__"}
-    assert rooms - {room, *FLOOR} <= ARROWS[room]
-    assert not any(name.split(".")[0] == "tensorflow" for name in names)
-    assert room == "cache" or not any(name.split(".")[0] == "h5py" for name in names)
+def _arrows() -> dict[str, set[str]]:
+    """The other rooms that each room imports."""
+    return {
+        room: {name.split(".")[1] for file in files for name in _imports(file) if name.startswith("featx.")} - {room}
+        for room, files in _rooms().items()
+    }
 
 
-def test_every_room_has_arrows() -> None:
-    rooms = {p.stem for p in PACKAGE.iterdir() if (p.suffix == ".py" or p.is_dir()) and not p.name.startswith("__")}
-    assert rooms - {"cli", "py"} == set(ARROWS)
+def test_floors() -> None:
+    """Arrows point downwards, and no room stands higher than it must."""
+    arrows = _arrows()
+
+    def floor(room: str, above: tuple[str, ...] = ()) -> int:
+        assert room not in above, f"a circle: {' -> '.join([*above, room])}"
+        return 0 if room in FLOORS[0] else 1 + max((floor(other, (*above, room)) for other in arrows[room]), default=0)
+
+    floors = [{room for room in arrows if floor(room) == number} for number in range(len(FLOORS))]
+    assert floors == FLOORS
+    assert {"errors", "_internal"} >= arrows["_internal"]
+
+
+def test_rooms_are_few() -> None:
+    entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MOST_ENTRIES, sorted(entries)
+
+
+@pytest.mark.parametrize("room", _rooms())
+def test_walls(room: str) -> None:
+    """No room uses what is private to another, TensorFlow, or a library that is another room's business."""
+    names = {name for file in _rooms()[room] for name in _imports(file)}
+    private = {n for n in names if n.startswith("featx.") and re.search(r"\._(?!_)", n.removeprefix("featx._internal"))}
+    assert {name for name in private if name.split(".")[1] != room} == set()
+    libraries = {name.split(".")[0] for name in names}
+    assert "tensorflow" not in libraries
+    assert room == "cache" or "h5py" not in libraries
+    assert room == "_internal" or "keras" not in libraries
+    assert "click" not in libraries
+
+
+def test_the_house_is_counted(record_property: pytest.RecordProperty) -> None:
+    """What a change of the layout is measured by: rooms, arrows between them, and floors."""
+    arrows = {room: others - FLOORS[0] for room, others in _arrows().items() if room not in FLOORS[0] | {"cli"}}
+    record_property("house", f"{len(arrows)} rooms, {sum(map(len, arrows.values()))} arrows, {len(FLOORS)} floors")
+    assert all(others <= arrows.keys() for others in arrows.values())
 
 
 @pytest.mark.parametrize("words", [None, ["--help"], ["extract", "--help"], ["--version"], ["cache", "ls"]])
@@ -153,7 +122,7 @@ def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbon
 
         done = featx.extract(sys.argv[1], cache_dir="cache", backbone=sys.argv[2], preprocess="rescale")
         for head in ("logreg", "mlp"):
-            classifier = featx.fit(featx.load_features(done.features), head)
+            classifier = featx.fit(featx.load_features(done.features_path), head)
         classifier.predict([sys.argv[1] + "/lying/000.png"])
         featx.finetune(sys.argv[1], cache_dir="cache", from_scratch="cnn4", size=48, epochs=1)
         print(done.engine, "tensorflow" in sys.modules)
@@ -168,40 +137,13 @@ def test_jax_needs_no_tensorflow(make_dataset: Callable[..., Path], tiny_backbon
 
 def test_public_names() -> None:
     assert sorted(featx.__all__) == [
-        "BACKBONES", "BNMLPHead", "Classifier", "Explanation", "Extraction", "FeatureExtractor", "Features",
-        "FeatxError", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Recipe", "RidgeHead", "SVMHead", "Views",
-        "__version__", "build_trunk", "compare", "cross_validate", "explain", "extract", "few_shot", "finetune", "fit",
-        "inspect", "list_dataset", "list_layers", "load_features", "make_head", "report", "sweep",
+        "BACKBONES", "BNMLPHead", "CacheFolder", "Classifier", "Comparison", "CrossValidation", "Diagnosis",
+        "Evaluation", "Explanation", "Extraction", "ExtractionPlan", "FeatureExtractor", "Features", "FeatxError",
+        "Fitting", "Inspection", "KNNHead", "LogisticHead", "MLPHead", "Prediction", "Recipe", "RidgeHead", "SVMHead",
+        "SettingError", "Shots", "Sweep", "Views", "__version__", "build_trunk", "clear_memory", "compare",
+        "cross_validate", "explain", "extract", "few_shot", "finetune", "fit", "inspect", "list_dataset",
+        "list_layers", "load_features", "make_head", "plan", "report", "serve", "sweep",
     ]  # fmt: skip
     assert all(getattr(featx, name) is not None for name in featx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         featx.nope  # noqa: B018
-
-
-def test_readme_names_every_command_and_head() -> None:
-    from featx.cli import app
-    from featx.heads import HEADS
-
-    readme = (PACKAGE.parent / "README.md").read_text()
-    commands = {c.callback.__name__ for c in app.registered_commands if c.callback}
-    assert commands == {
-        "extract",
-        "fit",
-        "evaluate",
-        "predict",
-        "doctor",
-        "backbones",
-        "demo",
-        "cv",
-        "sweep",
-        "finetune",
-        "compare",
-        "report",
-        "explain",
-        "inspect",
-        "serve",
-    }
-    for name in commands:
-        assert re.search(rf"featx {name}\b", readme), name
-    for head in HEADS:
-        assert f"| `{head}` |" in readme

@@ -24,7 +24,8 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from featx._keras import backend_asked, load_keras
+import featx
+from featx._internal.keras import backend_asked, load_keras
 from featx.backbones import (
     BACKBONES,
     POOLINGS,
@@ -40,11 +41,11 @@ from featx.backbones import (
     openvino,
     resolve_size,
 )
-from featx.backbones import weights as weights_module
+from featx.backbones import download as download_module
 from featx.backbones.layers import layers_by_name
 from featx.backbones.preprocessing import preprocess_pictures
 from featx.backbones.weights import randomise
-from featx.errors import BackboneError, FeatxError, WeightsError
+from featx.errors import BackboneError, FeatxError, SettingError, WeightsError
 
 SMALL = {  # networks built in the fast run, and the size at which
     "mobilenet": 64,
@@ -214,19 +215,21 @@ def test_rule_of_each_network_is_that_of_its_keras_module(row: Backbone) -> None
 
 def test_other_rule_on_request() -> None:
     scaled = random_trunk("vgg16", preprocess="rescale")
-    assert (scaled.preprocess, random_trunk("vgg16").preprocess) == ("rescale", "caffe")
+    assert (scaled.info.preprocess, random_trunk("vgg16").info.preprocess) == ("rescale", "caffe")
     assert off(scaled(pictures(32)), random_trunk("vgg16")(pictures(32))) > 0.1
 
 
 @pytest.mark.parametrize("rule", ["caffe", "tf", "torch", "rescale"])
 def test_network_that_rescales_by_itself_refuses_a_second_time(rule: str) -> None:
-    with pytest.raises(BackboneError, match=f"efficientnetb0 rescales .*--preprocess {rule} would do it twice"):
+    with pytest.raises(SettingError, match=f'efficientnetb0 rescales .*`preprocess="{rule}"` would do it twice'):
         build_trunk("efficientnetb0", weights="random", size=32, preprocess=rule)
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "efficientnetb0"])
 def test_unknown_rule(backbone: str) -> None:
-    with pytest.raises(BackboneError, match="unknown preprocessing 'imagenet'; expected auto, caffe, tf, torch, none"):
+    with pytest.raises(
+        SettingError, match="unknown `preprocess` 'imagenet'; expected one of auto, caffe, tf, torch, none"
+    ):
         build_trunk(backbone, weights="random", size=32, preprocess="imagenet")
 
 
@@ -237,21 +240,25 @@ def test_unknown_rule(backbone: str) -> None:
 def test_trunk(name: str) -> None:
     row, _ = find_backbone(name)
     trunk = random_trunk(name)
-    images = pictures(trunk.size)
+    images = pictures(trunk.info.size)
     before = images.copy()
     images.flags.writeable = False
     features = trunk(images)
     assert isinstance(features, np.ndarray) and features.dtype == np.float32
-    assert features.shape == (4, *trunk.feature_shape) and len(trunk.feature_shape) == 3
+    assert features.shape == (4, *trunk.info.feature_shape) and len(trunk.info.feature_shape) == 3
     assert np.array_equal(images, before)
     with np.errstate(over="ignore"):
         assert np.isfinite(features.astype(np.float16)).all()
     assert features.std() > 1e-3 and off(features[0], features[2]) > 1e-2
-    assert (trunk.backbone, trunk.layer, trunk.pooling) == (name, row.layer, "none")
-    assert (trunk.size, trunk.preprocess, trunk.weights) == ((SMALL | SLOW)[name], row.preprocess, "random-0")
-    assert trunk.engine.startswith("keras-")
+    assert (trunk.info.backbone, trunk.info.layer, trunk.info.pooling) == (name, row.layer, "none")
+    assert (trunk.info.size, trunk.info.preprocess, trunk.info.weights) == (
+        (SMALL | SLOW)[name],
+        row.preprocess,
+        "random-0",
+    )
+    assert trunk.info.engine.startswith("keras-")
     if "-" not in name:
-        assert trunk.feature_shape[2] == row.shape[2]
+        assert trunk.info.feature_shape[2] == row.shape[2]
 
 
 def test_random_features_fit_float16_at_the_smallest_size() -> None:
@@ -339,7 +346,7 @@ def test_random_weights_follow_the_seed() -> None:
     other = build_trunk("mobilenet", weights="random", size=64, random_state=1)
     assert np.array_equal(first(images), again(images))
     assert off(first(images), other(images)) > 0.1
-    assert (first.weights, again.weights, other.weights) == ("random-0", "random-0", "random-1")
+    assert (first.info.weights, again.info.weights, other.info.weights) == ("random-0", "random-0", "random-1")
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
@@ -347,26 +354,26 @@ def test_pooling_is_over_height_and_width(pooling: str) -> None:
     images = pictures(32)
     maps = random_trunk("vgg16")(images)
     pooled = random_trunk("vgg16", pooling=pooling)
-    assert pooled.pooling == pooling and pooled.feature_shape == maps.shape[-1:]
+    assert pooled.info.pooling == pooling and pooled.info.feature_shape == maps.shape[-1:]
     expected = maps.mean(axis=(1, 2)) if pooling == "avg" else maps.max(axis=(1, 2))
     assert off(pooled(images), expected) < 1e-5
 
 
 def test_unknown_pooling() -> None:
-    with pytest.raises(BackboneError, match=f"unknown pooling 'mean'; expected one of {', '.join(POOLINGS)}"):
+    with pytest.raises(SettingError, match=f"unknown `pooling` 'mean'; expected one of {', '.join(POOLINGS)}"):
         build_trunk("vgg16", weights="random", size=32, pooling="mean")
 
 
 def test_layer_cut() -> None:
     trunk = random_trunk("vgg16", layer="block4_pool")
-    assert (trunk.layer, trunk.feature_shape) == ("block4_pool", (2, 2, 512))
+    assert (trunk.info.layer, trunk.info.feature_shape) == ("block4_pool", (2, 2, 512))
     before = random_trunk("vgg16", layer="block4_conv3")(pictures(32))
     assert before.shape == (4, 4, 4, 512)
     assert np.allclose(trunk(pictures(32)), before.reshape(4, 2, 2, 2, 2, 512).max(axis=(2, 4)))
 
 
 def test_layer_inside_a_branch_can_be_a_cut() -> None:
-    assert random_trunk("resnet50", layer="conv2_block1_1_relu", size=32).feature_shape == (8, 8, 64)
+    assert random_trunk("resnet50", layer="conv2_block1_1_relu", size=32).info.feature_shape == (8, 8, 64)
 
 
 def test_unknown_layer_suggests() -> None:
@@ -397,7 +404,7 @@ def test_layer_names_do_not_depend_on_what_was_built_before(name: str) -> None:
 def test_default_cut_does_not_depend_on_what_was_built_before() -> None:
     first = random_trunk("mobilenetv3small")
     again = build_trunk("mobilenetv3small", weights="random", size=64)
-    assert (again.layer, again.feature_shape) == (first.layer, first.feature_shape)
+    assert (again.info.layer, again.info.feature_shape) == (first.info.layer, first.info.feature_shape)
 
 
 # ----------------------------------------------------------------------------------------------------- lists of layers
@@ -438,7 +445,7 @@ def test_cuts_of_a_list_can_be_built(tiny_backbone: str, tmp_path: Path) -> None
     for file in (tiny_backbone, str(tmp_path / "chain.keras")):
         for row in list_layers(file):
             try:
-                shape = build_trunk(file, preprocess="none", layer=row.name).feature_shape
+                shape = build_trunk(file, preprocess="none", layer=row.name).info.feature_shape
             except BackboneError:
                 shape = None
             assert shape == (row.output_shape if row.cut else None), (Path(file).name, row.name)
@@ -489,13 +496,13 @@ def test_alpha_is_part_of_the_name(alpha: float) -> None:
     ("name", "alpha"), [("mobilenetv2-0.35", 0.5), ("mobilenetv2-0.35", 1), ("mobilenetv2-1", 0.5)]
 )
 def test_two_widths_are_refused(name: str, alpha: float) -> None:
-    with pytest.raises(BackboneError, match="name two widths; give one"):
+    with pytest.raises(SettingError, match="name two widths; give one"):
         canonical_name(name, alpha)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.0, -1, -0.5])
 def test_width_must_be_positive(alpha: float) -> None:
-    with pytest.raises(BackboneError):
+    with pytest.raises(SettingError, match="`alpha`. is positive"):
         find_backbone(canonical_name("mobilenetv2", alpha))
 
 
@@ -508,7 +515,7 @@ def test_width_that_leaves_no_channels(name: str) -> None:
 def test_widths_belong_to_mobilenets() -> None:
     with pytest.raises(BackboneError, match="vgg16 comes in one width only; widths belong to MobileNets"):
         find_backbone("vgg16-0.5")
-    with pytest.raises(BackboneError, match="resnet50 comes in one width only; --alpha belongs to MobileNets"):
+    with pytest.raises(SettingError, match="resnet50 comes in one width only; `alpha` belongs to MobileNets"):
         canonical_name("resnet50", 0.5)
 
 
@@ -542,10 +549,11 @@ def test_model_files_are_told_by_their_suffix() -> None:
     [("vgg16", 31, 32), ("vgg16", 0, 32), ("vgg16", -5, 32), ("xception", 70, 71), ("inceptionv3", 74, 75)],
 )
 def test_size_below_the_smallest_names_it(name: str, size: int, smallest: int) -> None:
-    message = rf"{name} needs pictures of at least {smallest} x {smallest} pixels, got --size {size}"
+    message = rf"{name} needs pictures of at least {smallest} x {smallest} pixels, got `size={size}`"
     for call in (lambda: resolve_size(name, size), lambda: build_trunk(name, weights="random", size=size)):
-        with pytest.raises(BackboneError, match=message):
+        with pytest.raises(SettingError, match=message) as error:
             call()
+        assert error.value.setting == "size"
 
 
 def test_resolve_size() -> None:
@@ -597,7 +605,7 @@ def test_imagenet_without_network(
     assert f"/{file}" in message  # the address
     (place,) = download["places"]  # one attempt: whoever has no network waits once
     assert f"at {place}," in message  # where Keras looks for it, whatever the address says
-    assert "--weights FILE" in message and "--weights random" in message and "\n" not in message
+    assert "`weights=FILE`" in message and '`weights="random"`' in message and "\n" not in message
     assert capsys.readouterr().out == ""
     assert socket.getdefaulttimeout() is None
 
@@ -620,7 +628,7 @@ def test_every_broken_download_names_the_file(error: Exception, download: dict[s
     with pytest.raises(WeightsError) as caught:
         build_trunk("mobilenetv2-0.35", size=32)
     (place,) = download["places"]
-    assert str(place) in str(caught.value) and "--weights FILE" in str(caught.value)
+    assert str(place) in str(caught.value) and "`weights=FILE`" in str(caught.value)
 
 
 def test_a_network_that_never_answers(
@@ -633,7 +641,7 @@ def test_a_network_that_never_answers(
         over.wait(60)
 
     monkeypatch.setattr(importlib.import_module("keras.src.utils.file_utils"), "urlretrieve", hang)
-    monkeypatch.setattr(weights_module, "DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(download_module, "DOWNLOAD_TIMEOUT", 0.3)
     with pytest.raises(WeightsError, match="could not be downloaded. Keras wants https://.*: put that file at"):
         build_trunk("mobilenetv2-0.35", size=32)
     assert not over.is_set() and capfd.readouterr() == ("", "")
@@ -641,13 +649,13 @@ def test_a_network_that_never_answers(
 
 
 def test_a_download_is_logged_by_tenths(caplog: pytest.LogCaptureFixture) -> None:
-    said = weights_module._Said("vgg16")
+    log = download_module.DownloadLog("vgg16", [])
     with caplog.at_level(logging.INFO):
-        said.write("Downloading data from https://example.org/vgg16.h5\n")
-        assert said.connecting_since
+        log.write("Downloading data from https://example.org/vgg16.h5\n")
+        assert log.connecting_since
         for done in range(0, 1001, 10):
-            said.write(f"\r{done}/1000 [====]")
-    assert not said.connecting_since
+            log.write(f"\r{done}/1000 [====]")
+    assert not log.connecting_since
     assert [record.getMessage() for record in caplog.records][::5] == [
         f"downloading the weights of vgg16: {percent} % of 0 MB" for percent in (0, 50, 100)
     ]
@@ -673,7 +681,7 @@ def efficientnet() -> Any:
 def test_keras_own_file_as_a_file_is_refused(efficientnet: Any, tmp_path: Path) -> None:
     """Keras adds a layer when it loads this file itself, so the same file would give other features."""
     efficientnet.save(tmp_path / "imagenet_notop.h5")
-    with pytest.raises(WeightsError, match="efficientnetb0_notop.h5 and give --weights imagenet"):
+    with pytest.raises(WeightsError, match='efficientnetb0_notop.h5 and give `weights="imagenet"`'):
         build_trunk("efficientnetb0", size=32, weights=str(tmp_path / "imagenet_notop.h5"))
 
 
@@ -706,7 +714,7 @@ def test_weights_file(saved: Path, loaded: dict[str, Trunk], file: str) -> None:
 
 
 def test_weights_hash_is_of_the_values(loaded: dict[str, Trunk], saved: Path) -> None:
-    (digest,) = {trunk.weights for trunk in loaded.values()}
+    (digest,) = {trunk.info.weights for trunk in loaded.values()}
     assert re.fullmatch("[0-9a-f]{32}", digest)
     at_48 = build_trunk("mobilenet-0.25", weights=str(saved / "a.h5"), size=48)
     assert at_48.weights == digest
@@ -781,24 +789,27 @@ def test_truncated_weights(saved: Path, tmp_path: Path, file: str) -> None:
         build_trunk("mobilenet-0.25", weights=str(tmp_path / file), size=32)
 
 
-@pytest.mark.parametrize("weights", ["gone.h5", "gone.weights.h5", "ImageNet", ".", "gone.keras"])
+@pytest.mark.parametrize("weights", ["gone.h5", "gone.weights.h5", "gone.keras"])
 def test_no_such_weights(tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match="no weights file .*--weights takes imagenet, random, or a"):
+    with pytest.raises(WeightsError, match="no weights file .*`weights` takes imagenet, random, or a"):
         build_trunk("vgg16", weights=weights, size=32)
 
 
 def test_weights_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"PK")
-    with pytest.raises(WeightsError, match=r"w.pt: expected a .weights.h5, .h5 or .keras file"):
+    with pytest.raises(SettingError, match=r"w.pt'; expected imagenet, random, or a .weights.h5, .h5 or .keras file"):
         build_trunk("vgg16", weights=str(tmp_path / "w.pt"), size=32)
+    for name, hint in {"ImageNet": "did you mean imagenet", ".": "expected imagenet", "none": "expected"}.items():
+        with pytest.raises(SettingError, match=f"unknown `weights` '{re.escape(name)}'; {hint}"):
+            featx.Recipe("vgg16", weights=name)
 
 
 def test_real_weights(real_weights: Path) -> None:
     trunk = build_trunk("mobilenetv2", weights=str(real_weights), size=64)
     images = pictures(64)
     features = trunk(images)
-    assert trunk.feature_shape == (2, 2, 1280) and re.fullmatch("[0-9a-f]{32}", trunk.weights)
+    assert trunk.info.feature_shape == (2, 2, 1280) and re.fullmatch("[0-9a-f]{32}", trunk.info.weights)
     assert np.isfinite(features).all() and 0 <= features.min() and features.max() <= 6
     assert off(features, random_trunk("mobilenetv2")(images)) > 0.1
     # two pictures of lying stripes are nearer to each other than either is to standing ones
@@ -809,7 +820,7 @@ def test_real_weights(real_weights: Path) -> None:
 
 
 def test_real_weights_of_another_width(real_weights: Path) -> None:
-    with pytest.raises(WeightsError, match="layer 'Conv1'.*--alpha"):
+    with pytest.raises(WeightsError, match="layer 'Conv1'.*`alpha`"):
         build_trunk("mobilenetv2-0.35", weights=str(real_weights), size=96)
 
 
@@ -825,14 +836,14 @@ def test_own_model(tiny_backbone: str) -> None:
     trunk = build_trunk(tiny_backbone, preprocess="rescale")
     images = pictures(32)
     expected = load_keras().saving.load_model(tiny_backbone).predict_on_batch(images.astype(np.float32) / 255)
-    assert (trunk.backbone, trunk.layer, trunk.size) == ("tiny.keras", "last", 32)
-    assert (trunk.preprocess, trunk.feature_shape) == ("rescale", (4, 4, 8))
+    assert (trunk.info.backbone, trunk.info.layer, trunk.info.size) == ("tiny.keras", "last", 32)
+    assert (trunk.info.preprocess, trunk.info.feature_shape) == ("rescale", (4, 4, 8))
     assert off(trunk(images), expected) < 1e-5
     assert off(build_trunk(tiny_backbone, preprocess="tf")(images), expected) > 0.1
 
 
 def test_own_model_at_a_layer(tiny_backbone: str) -> None:
-    assert build_trunk(tiny_backbone, preprocess="none", layer="edges").feature_shape == (8, 8, 8)
+    assert build_trunk(tiny_backbone, preprocess="none", layer="edges").info.feature_shape == (8, 8, 8)
     assert [row.name for row in list_layers(tiny_backbone)] == ["input_layer", "edges", "pool", "last"]
     with pytest.raises(BackboneError, match="has no layer 'edge'; did you mean edges"):
         build_trunk(tiny_backbone, preprocess="none", layer="edge")
@@ -841,7 +852,7 @@ def test_own_model_at_a_layer(tiny_backbone: str) -> None:
 def test_own_model_is_known_by_its_weights(tiny_backbone: str, tmp_path: Path) -> None:
     model = load_keras().saving.load_model(tiny_backbone)
     first = build_trunk(tiny_backbone, preprocess="none").weights
-    assert build_trunk(save_model(model, tmp_path / "tiny.keras"), preprocess="none").weights == first
+    assert build_trunk(save_model(model, tmp_path / "tiny.keras"), preprocess="none").info.weights == first
     model.get_layer("last").bias.assign_add(np.eye(8, dtype=np.float32)[3] * 1e-3)
     changed = save_model(model, tmp_path / "tiny.keras")
     assert build_trunk(changed, preprocess="none").weights != first
@@ -850,10 +861,10 @@ def test_own_model_is_known_by_its_weights(tiny_backbone: str, tmp_path: Path) -
 def test_own_model_with_random_weights_and_a_weights_file(tiny_backbone: str, tmp_path: Path) -> None:
     own = build_trunk(tiny_backbone, preprocess="none")
     drawn = build_trunk(tiny_backbone, preprocess="none", weights="random", random_state=2)
-    assert drawn.weights != own.weights and off(drawn(pictures(32)), own(pictures(32))) > 0.1
+    assert drawn.info.weights != own.info.weights and off(drawn(pictures(32)), own(pictures(32))) > 0.1
     load_keras().saving.load_model(tiny_backbone).save_weights(tmp_path / "own.weights.h5")
     given = build_trunk(tiny_backbone, preprocess="none", weights=str(tmp_path / "own.weights.h5"))
-    assert given.weights == own.weights
+    assert given.info.weights == own.info.weights
 
 
 def test_own_models_that_differ_in_what_is_not_drawn_differ_in_their_spec(tiny_backbone: str, tmp_path: Path) -> None:
@@ -864,7 +875,7 @@ def test_own_models_that_differ_in_what_is_not_drawn_differ_in_their_spec(tiny_b
     one, other = (
         build_trunk(str(f), preprocess="none", weights="random") for f in (tiny_backbone, tmp_path / "tiny.keras")
     )
-    assert off(one(pictures(32)), other(pictures(32))) > 0.01 and one.weights != other.weights
+    assert off(one(pictures(32)), other(pictures(32))) > 0.01 and one.info.weights != other.info.weights
 
 
 def test_a_network_in_a_network_is_cut_in_the_outer_one(tmp_path: Path) -> None:
@@ -876,7 +887,7 @@ def test_a_network_in_a_network_is_cut_in_the_outer_one(tmp_path: Path) -> None:
     model = keras.Model(pictures_in, keras.layers.Dense(2, name="top")(pooled))
     model.save(tmp_path / "nested.keras")
     trunk = build_trunk(str(tmp_path / "nested.keras"), preprocess="rescale")
-    assert trunk.layer == base.name and trunk.feature_shape == (1, 1, 1280)
+    assert trunk.info.layer == base.name and trunk.info.feature_shape == (1, 1, 1280)
     expected = np.asarray(model.layers[1](pictures(32).astype(np.float32) / 255))
     assert off(trunk(pictures(32)), expected) < CLOSE
     assert [row.cut for row in list_layers(str(tmp_path / "nested.keras"))] == [False, True, True, True]
@@ -887,7 +898,7 @@ def test_integers_are_not_rounded_to_nothing(tmp_path: Path) -> None:
     pictures_in = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Conv2D(2, 3, name="conv")(keras.layers.Rescaling(1 / 255)(pictures_in))
     keras.Model(pictures_in, x).save(tmp_path / "uint8.keras")
-    with pytest.raises(BackboneError, match="takes uint8, which --preprocess rescale would round to nothing"):
+    with pytest.raises(SettingError, match='takes uint8, which `preprocess="rescale"` would round to nothing'):
         build_trunk(str(tmp_path / "uint8.keras"), preprocess="rescale")
     trunk = build_trunk(str(tmp_path / "uint8.keras"), preprocess="none")
     model = keras.saving.load_model(tmp_path / "uint8.keras")
@@ -918,13 +929,13 @@ def test_a_picture_too_small_for_a_network_of_open_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", ["auto", "imagenet"])
 def test_own_model_needs_to_be_told_its_preprocessing(tiny_backbone: str, rule: str) -> None:
-    with pytest.raises(BackboneError, match="give --preprocess as one of caffe, tf, torch, none, rescale"):
+    with pytest.raises(SettingError, match="give `preprocess` as one of caffe, tf, torch, none, rescale"):
         build_trunk(tiny_backbone, preprocess=rule)
 
 
 def test_own_model_of_another_size(tiny_backbone: str) -> None:
     assert build_trunk(tiny_backbone, preprocess="none", size=32).size == 32
-    with pytest.raises(BackboneError, match="tiny.keras takes pictures of 32 x 32 pixels, asked for 64 x 64"):
+    with pytest.raises(SettingError, match="tiny.keras takes pictures of 32 x 32 pixels, asked for 64 x 64"):
         build_trunk(tiny_backbone, preprocess="none", size=64)
 
 
@@ -937,10 +948,10 @@ def open_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_own_model_of_an_open_size(open_model: str) -> None:
-    with pytest.raises(BackboneError, match="open.keras leaves the size of its input open; give --size"):
+    with pytest.raises(SettingError, match="open.keras leaves the size of its input open; give `size`"):
         build_trunk(open_model, preprocess="none")
     trunk = build_trunk(open_model, preprocess="none", size=20)
-    assert (trunk.size, trunk.feature_shape) == (20, (18, 18, 4))
+    assert (trunk.info.size, trunk.info.feature_shape) == (20, (18, 18, 4))
     assert trunk(pictures(20)).shape == (4, 18, 18, 4)
 
 
@@ -978,8 +989,8 @@ def test_own_model_without_a_map(tmp_path: Path, chain: bool) -> None:
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3, name="dense")])
     file = save_model(model if chain else keras.Model(model.inputs, model.outputs), tmp_path / "flat.keras")
     named = build_trunk(file, preprocess="none", layer="dense")
-    assert named.feature_shape == (3,) and named(pictures(8)).shape == (4, 3)
-    with pytest.raises(BackboneError, match="needs a map"):
+    assert named.info.feature_shape == (3,) and named(pictures(8)).shape == (4, 3)
+    with pytest.raises(SettingError, match="needs a map"):
         build_trunk(file, preprocess="none", layer="dense", pooling="avg")
     with pytest.raises(BackboneError):  # rather than the pixels themselves
         build_trunk(file, preprocess="none")

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: featx[browser]")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install '.[browser]'"
+    )
     if CHROMIUM is None:
         pytest.skip("there is no Chromium")
     with playwright.sync_playwright() as started:
@@ -53,7 +55,7 @@ def report(make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path
     for number in range(3):  # told wrongly: these are mistakes for sure
         picture(1, 90 + number).save(data / "test" / "lying" / f"<b>{number}.png")
     done = featx.extract(data, backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "cache")
-    return featx.report(featx.fit(done.features, "logreg", C=10.0), tmp_path / "page.html")
+    return featx.report(featx.fit(done.features_path, "logreg", C=10.0), tmp_path / "page.html")
 
 
 def test_hover_and_keyboard_show_pictures(page: Any, report: Path, tmp_path: Path) -> None:

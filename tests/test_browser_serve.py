@@ -18,8 +18,8 @@ from conftest import picture
 import featx
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'featx[serve]'")
-pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install 'featx[serve]'")
+pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install '.[serve]'")
+pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install '.[serve]'")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")]
 
@@ -38,7 +38,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Iterato
             picture(kind, number).save(root / "data" / name / f"{number:03}.png")
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale"}
     done = featx.extract(root / "data", cache_dir=root / "cache", **recipe)
-    model = featx.fit(done.features, "logreg", input="flat").save(root / "model")
+    model = featx.fit(done.features_path, "logreg", input="flat").save(root / "model")
     process = subprocess.Popen(
         [sys.executable, "-m", "featx", "serve", str(model), "--port", "0", "--json", "--quiet"],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},

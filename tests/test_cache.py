@@ -31,8 +31,8 @@ from featx.cache import (
     Features,
     MissingRowsError,
     Place,
-    feature_file,
     gather,
+    layout,
     load_features,
     remove,
     require_room,
@@ -41,7 +41,7 @@ from featx.cache import (
     spec_difference,
     write_features,
 )
-from featx.cache.feature_file import read_reasons
+from featx.cache.layout import read_reasons
 from featx.errors import CacheError, CorruptCacheError, SpecMismatchError
 
 SPEC = {"backbone": "tiny.keras", "weights": "abc", "layer": "last", "size": 32, "dtype": "float16"}
@@ -191,7 +191,7 @@ def test_blocks_are_X_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         tmp_path / "f.h5", [written], written.shape, spec=SPEC, tables=tables([f"id{n}" for n in range(100)])
     )
     read = Features(tmp_path / "f.h5")
-    monkeypatch.setattr(feature_file, "BLOCK_BYTES", 7 * 12 * 4)  # seven rows of float32
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 7 * 12 * 4)  # seven rows of float32
     blocks = list(read.blocks(rows))
     assert max(len(numbers) for numbers, _ in blocks) <= 7 and len(blocks) > 0
     numbers = np.concatenate([numbers for numbers, _ in blocks])
@@ -430,7 +430,7 @@ def test_all_damaged_rows_are_found_in_pieces_too(tmp_path: Path, monkeypatch: p
     write(tmp_path / "f.h5", 50)
     for row in (0, 6, 7, 49):
         damage(tmp_path / "f.h5", row)
-    monkeypatch.setattr(feature_file, "BLOCK_BYTES", 7 * 24)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 7 * 24)
     assert Features(tmp_path / "f.h5").damaged_rows() == [0, 6, 7, 49]
 
 
@@ -641,7 +641,7 @@ def test_somebody_elses_hdf5_is_refused(tmp_path: Path) -> None:
 
 def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(feature_file, "SCHEMA", 99)
+        patch.setattr(layout, "SCHEMA", 99)
         write(tmp_path / "f.h5")
     with pytest.raises(CacheError, match="has schema 99, this featx reads 1"):
         load_features(tmp_path / "f.h5")
@@ -659,7 +659,7 @@ def test_a_crafted_file_is_refused_before_memory_is_taken(tmp_path: Path, edit: 
         else:
             EDITS[edit](file)
         start, nbytes = file["features"].id.get_offset(), 6 * 24
-    feature_file.seal(path, start, nbytes)
+    layout.seal(path, start, nbytes)
     with pytest.raises(CorruptCacheError, match="promises more than it holds|not as long as its features"):
         load_features(path)
 
@@ -716,7 +716,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(small_disk: Path) -> None:
     for _ in range(2):
         with pytest.raises(CacheError, match="no room") as caught:
             write_features(small_disk / "f.h5", iter(big[:, None]), big.shape, spec=SPEC, tables=tables(ids))
-        assert "--cache-dir" in str(caught.value) and "\n" not in str(caught.value)
+        assert "`cache_dir`" in str(caught.value) and "\n" not in str(caught.value)
         assert names(small_disk) == ["f.h5"] and (small_disk / "f.h5").read_bytes() == before
         assert shutil.disk_usage(small_disk).free == free, "the unfinished file still takes its room"
     assert np.array_equal(Features(small_disk / "f.h5").stored(), old)
@@ -794,7 +794,7 @@ def test_a_refused_write_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "replace", refused)
-    with pytest.raises(CacheError, match="cannot be written; give another --cache-dir"):
+    with pytest.raises(CacheError, match="cannot be written; give another `cache_dir`"):
         write(tmp_path / "f.h5")
     assert names(tmp_path) == []
 
@@ -827,7 +827,7 @@ def test_the_lock_on_a_read_only_disk_is_a_cache_error(small_disk: Path) -> None
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o500)
-    with pytest.raises(CacheError, match="cannot be written; give another --cache-dir"):
+    with pytest.raises(CacheError, match="cannot be written; give another `cache_dir`"):
         write(tmp_path / "cache" / "f.h5")
 
 
@@ -955,9 +955,9 @@ def test_features_filters_by_header(tmp_path: Path) -> None:
     write(tmp_path / "one.h5", root="/one")
     write(tmp_path / "two.h5", root="/two")
     folder = CacheFolder(tmp_path)
-    assert [f.path.name for f in folder.features(root="/two")] == ["two.h5"]
-    assert [f.path.name for f in folder.features(root="/two", spec=SPEC32)] == []
-    assert {f.path.name for f in folder.features()} == {"one.h5", "two.h5"}
+    assert [f.path.name for f in folder.iter_features(root="/two")] == ["two.h5"]
+    assert [f.path.name for f in folder.iter_features(root="/two", spec=SPEC32)] == []
+    assert {f.path.name for f in folder.iter_features()} == {"one.h5", "two.h5"}
 
 
 def test_a_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:
@@ -973,7 +973,7 @@ def test_gather_copies_from_several_files_in_any_order(
     rng = np.random.default_rng(4)
     wanted = [(name, int(row)) for name in parts for row in rng.permutation(10)] + [("a.h5", 3), ("a.h5", 3)]
     wanted = [wanted[number] for number in rng.permutation(len(wanted))]
-    monkeypatch.setattr(feature_file, "BLOCK_BYTES", rows_a_block * 24)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", rows_a_block * 24)
     blocks = list(gather([Place(tmp_path / name, row) for name, row in wanted], (2, 2, 3), "float16"))
     assert max(map(len, blocks)) <= rows_a_block
     assert np.array_equal(np.concatenate(blocks), np.stack([parts[name][row] for name, row in wanted]))
@@ -987,7 +987,7 @@ def test_gather_names_every_row_that_is_damaged_or_gone(tmp_path: Path, monkeypa
     damage(tmp_path / "hit.h5", 9)  # not asked for
     (tmp_path / "gone.h5").unlink()
     os.truncate(tmp_path / "short.h5", 1000)
-    monkeypatch.setattr(feature_file, "BLOCK_BYTES", 5 * 24)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 5 * 24)
     with pytest.raises(MissingRowsError) as caught:
         list(gather(places, (2, 2, 3), "float16"))
     lost = {Place(tmp_path / f"{name}.h5", row) for name in ("gone", "short") for row in (1, 4, 7)}
@@ -1308,6 +1308,6 @@ def test_a_lack_of_room_is_said_beforehand(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     for folder in (tmp_path, tmp_path / "not" / "yet" / "there"):
         require_room(folder, free // 2)
-        with pytest.raises(CacheError, match=r"no room .* are needed, .* are free.*--pooling avg"):
+        with pytest.raises(CacheError, match=r"no room .* are needed, .* are free.*`pooling=.avg.`"):
             require_room(folder, free * 2)
     assert names(tmp_path) == []

@@ -25,13 +25,21 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import featx
-from featx.backbones import Trunk
+from featx._internal.hashing import content_id
+from featx._internal.intervals import wilson_interval
+from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
-from featx.errors import CacheError, DatasetError, ModelError, SpecMismatchError, TrainingError, WeightsError
-from featx.evaluation import wilson_interval
+from featx.classifier.folder import about_digest
+from featx.errors import (
+    CacheError,
+    DatasetError,
+    ModelError,
+    SettingError,
+    SpecMismatchError,
+    TrainingError,
+    WeightsError,
+)
 from featx.heads import BNMLPHead, LogisticHead
-from featx.images import content_id
-from featx.model_folder import digest
 
 CLASSES = ["lying", "slanted", "standing"]  # as class_names are sorted
 PARAMS: dict[str, dict[str, Any]] = {"logreg": {}, "bn-mlp": {"epochs": 3, "hidden": 16}}
@@ -47,7 +55,7 @@ class Stripes:
 
     def extract(self, root: Path | None = None, **changes: Any) -> featx.Features:
         done = featx.extract(root or self.root, **{**self.settings, **changes})
-        return featx.load_features(done.features)
+        return featx.load_features(done.features_path)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,7 @@ def stripes(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Str
         "batch_size": 8,
         "cache_dir": tmp_path_factory.mktemp("cache"),
     }
-    features = featx.load_features(featx.extract(root, **settings).features)
+    features = featx.load_features(featx.extract(root, **settings).features_path)
     return Stripes(root, settings, features)
 
 
@@ -117,7 +125,7 @@ def test_saved_and_loaded_it_is_the_same(
     np.testing.assert_array_equal(again.predict_proba(stripes.features), fitted[head].predict_proba(stripes.features))
     assert again.predict([stripes.root / "test"]) == fitted[head].predict([stripes.root / "test"])
     assert (again.class_names, again.spec, again.recipe) == (CLASSES, fitted[head].spec, fitted[head].recipe)
-    assert again.report == fitted[head].report
+    assert again.fitting == fitted[head].fitting
     assert again.train_ids.tolist() == fitted[head].train_ids.tolist()
     assert again.validation_ids.tolist() == fitted[head].validation_ids.tolist()
     assert again.head.get_params() == fitted[head].head.get_params()
@@ -145,9 +153,9 @@ def test_stripes_are_told_apart(stripes: Stripes, fitted: dict[str, Classifier])
 @pytest.mark.parametrize("head", PARAMS)
 def test_the_doctor_finds_it_well(stripes: Stripes, fitted: dict[str, Classifier], head: str) -> None:
     found = fitted[head].doctor(stripes.features, batch_size=8)
-    assert found["ok"] is True
-    assert found["max_abs_difference"] < 1e-3
-    assert (found["rows"], found["skipped"]) == (32, [])
+    assert found.ok is True
+    assert found.max_abs_difference < 1e-3
+    assert (found.rows, found.skipped) == (32, [])
 
 
 def test_history_is_a_table_of_epochs(fitted: dict[str, Classifier], tmp_path: Path) -> None:
@@ -164,20 +172,20 @@ def test_history_is_a_table_of_epochs(fitted: dict[str, Classifier], tmp_path: P
 
 @pytest.mark.parametrize("head", ["logreg", "bn-mlp"])
 def test_drawn_validation_rows_train_in_the_end(fitted: dict[str, Classifier], head: str) -> None:
-    report = fitted[head].report
-    assert (report["head"], report["train_rows"], report["validation_rows"]) == (head, 36, 6)
+    record = fitted[head].fitting
+    assert (record.head, record.train_rows, record.validation_rows) == (head, 36, 6)
     assert len(fitted[head].train_ids) == 36
     assert len(set(fitted[head].train_ids) & set(fitted[head].validation_ids)) == 6
-    assert report["epochs"] == (3 if head == "bn-mlp" else None)
-    assert 0 <= report["validation_accuracy"] <= 1
-    assert report["left_out"] == 0
+    assert record.epochs == (3 if head == "bn-mlp" else None)
+    assert 0 <= record.validation_accuracy <= 1
+    assert record.left_out == 0
 
 
 @pytest.mark.parametrize("head", PARAMS)
 def test_given_validation_rows_never_train(stripes: Stripes, head: str) -> None:
     features = _with(stripes.features, splits=_splits(stripes.features, "test", validation=3))
     model = featx.fit(features, head, **PARAMS[head])
-    assert (model.report["train_rows"], model.report["validation_rows"]) == (27, 9)
+    assert (model.fitting.train_rows, model.fitting.validation_rows) == (27, 9)
     assert not set(model.train_ids) & set(model.validation_ids)
     if head == "logreg":
         train = np.flatnonzero(features.splits == "train")
@@ -185,8 +193,8 @@ def test_given_validation_rows_never_train(stripes: Stripes, head: str) -> None:
         np.testing.assert_array_equal(model.head.coef_, by_hand.coef_)
         validation = np.flatnonzero(features.splits == "validation")
         score = by_hand.score(features.X(validation), features.y[validation])
-        assert model.report["validation_accuracy"] == score
-        assert model.report["train_accuracy"] == by_hand.score(features.X(train), features.y[train])
+        assert model.fitting.validation_accuracy == score
+        assert model.fitting.train_accuracy == by_hand.score(features.X(train), features.y[train])
 
 
 def test_the_second_fit_of_a_network_lasts_as_long_as_was_best(stripes: Stripes) -> None:
@@ -211,13 +219,13 @@ def test_validation_accuracy_is_measured_before_the_second_fit(stripes: Stripes,
     held_out = np.isin(features.ids, model.validation_ids)
     train = np.flatnonzero((features.splits == "train") & ~held_out)
     first = LogisticHead().fit(features.X(train), features.y[train])
-    assert model.report["validation_accuracy"] == first.score(features.X(held_out), features.y[held_out])
+    assert model.fitting.validation_accuracy == first.score(features.X(held_out), features.y[held_out])
 
 
 def test_without_validation_rows_there_is_no_validation_accuracy(stripes: Stripes) -> None:
     model = featx.fit(stripes.features, "ridge", validation=0)
-    assert (model.report["train_rows"], model.report["validation_rows"]) == (36, 0)
-    assert model.report["validation_accuracy"] is None
+    assert (model.fitting.train_rows, model.fitting.validation_rows) == (36, 0)
+    assert model.fitting.validation_accuracy is None
 
 
 @pytest.mark.parametrize("head", PARAMS)
@@ -250,7 +258,7 @@ def test_same_seed_same_classifier(stripes: Stripes, fitted: dict[str, Classifie
 def test_a_path_and_an_unfitted_head_do_too(stripes: Stripes) -> None:
     model = featx.fit(str(stripes.features.path), LogisticHead(C=0.5))
     assert model.head.C == 0.5
-    assert model.report["head"] == "logreg"
+    assert model.fitting.head == "logreg"
 
 
 def test_copies_of_test_pictures_do_not_train(stripes: Stripes, caplog: pytest.LogCaptureFixture) -> None:
@@ -258,7 +266,7 @@ def test_copies_of_test_pictures_do_not_train(stripes: Stripes, caplog: pytest.L
     train, test = (np.flatnonzero(stripes.features.splits == split) for split in ("train", "test"))
     ids[train[:2]] = ids[test[:2]]
     model = featx.fit(_with(stripes.features, ids=ids), "ridge")
-    assert (model.report["train_rows"], model.report["left_out"]) == (34, 2)
+    assert (model.fitting.train_rows, model.fitting.left_out) == (34, 2)
     assert "2 pictures are also among the validation or test pictures, and are used only there" in caplog.text
 
 
@@ -294,16 +302,39 @@ def test_a_class_of_unreadable_pictures_is_named(stripes: Stripes, tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"head": "forest"}, "unknown head 'forest'"),
-        ({"head": "ridge", "epochs": 3}, "the ridge head has no 'epochs'"),
-        ({"head": "ridge", "C": -2}, "C must be positive. Got -2 instead"),
-        ({"head": "ridge", "validation": 1.5}, "validation share must be at least 0 and below 1, got 1.5"),
-        ({"head": "bn-mlp", "dropout": 2}, "dropout must be at least 0 and below 1. Got 2 instead"),
+        ({"head": "forest"}, "unknown `head` 'forest'; expected one of bn-mlp, mlp, logreg, svm, ridge, knn"),
+        ({"head": "ridge", "epochs": 3}, "the ridge head has no setting 'epochs'; it takes C, input, random_state"),
+        ({"head": "ridge", "validation": 1.5}, "`validation` must be at least 0 and below 1, got 1.5"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(stripes: Stripes, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(SettingError) as caught:
         featx.fit(stripes.features, **settings)
+    assert (str(caught.value), caught.value.setting) == (message, list(settings)[-1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"head": "ridge", "C": -2}, "`C` must be from 1e-10 to 1e.06, got -2"),
+        ({"head": "bn-mlp", "dropout": 2}, "`dropout` must be at least 0 and below 1, got 2"),
+        ({"head": "bn-mlp", "calibrate": True, "validation": 0}, "`calibrate` needs validation rows; expected a `vali"),
+    ],
+)
+def test_settings_of_a_head_that_do_not_fit_are_named(stripes: Stripes, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        featx.fit(stripes.features, **settings)
+
+
+def test_a_bad_setting_of_a_head_is_said_before_any_work(tmp_path: Path) -> None:
+    for fit in (featx.fit, featx.few_shot, featx.cross_validate, featx.sweep):
+        with pytest.raises(SettingError, match="`hidden` must be at least 1, got 0"):
+            fit(tmp_path / "not-looked-for.h5", "mlp", hidden=0)
+
+
+def test_a_validation_share_is_below_one(stripes: Stripes) -> None:
+    with pytest.raises(featx.FeatxError, match="validation.* must be at least 0 and below 1, got 1.5"):
+        featx.fit(stripes.features, "ridge", validation=1.5)
 
 
 def test_a_feature_file_that_is_not_there(tmp_path: Path) -> None:
@@ -391,13 +422,13 @@ def test_the_train_split_flatters_without_a_warning(
         found = fitted["bn-mlp"].evaluate(stripes.features, "train")
     assert (found.split, found.rows, found.seen_in_training) == ("train", 36, 36)
     assert caplog.text == ""
-    assert found.accuracy == pytest.approx(fitted["bn-mlp"].report["train_accuracy"])
+    assert found.accuracy == pytest.approx(fitted["bn-mlp"].fitting.train_accuracy)
 
 
 def test_the_validation_split_is_what_fit_held_out(stripes: Stripes, fitted: dict[str, Classifier]) -> None:
     found = fitted["bn-mlp"].evaluate(stripes.features, "validation")
     assert (found.rows, found.seen_in_training) == (6, 0)
-    assert found.accuracy == pytest.approx(fitted["bn-mlp"].report["validation_accuracy"])
+    assert found.accuracy == pytest.approx(fitted["bn-mlp"].fitting.validation_accuracy)
 
 
 @pytest.mark.parametrize("head", ["logreg", "knn"])
@@ -408,11 +439,11 @@ def test_rows_held_out_are_measured_as_before_the_second_fit(stripes: Stripes, t
     y[train] = np.random.default_rng(0).permutation(y[train])  # nothing to learn, all to remember
     features = _only(_with(stripes.features, y=y), "train")
     model = featx.fit(features, head, **({"n_neighbors": 1} if head == "knn" else {}))
-    assert model.report["refitted"] and (head != "knn" or model.report["train_accuracy"] == 1)
+    assert model.fitting.refitted and (head != "knn" or model.fitting.train_accuracy == 1)
     for again in (model, Classifier.load(model.save(tmp_path / "model"))):
         found = again.evaluate(features)
         assert (found.split, found.rows, found.seen_in_training) == ("validation", 6, 0)
-        assert found.accuracy == pytest.approx(model.report["validation_accuracy"]) and found.accuracy < 1
+        assert found.accuracy == pytest.approx(model.fitting.validation_accuracy) and found.accuracy < 1
 
 
 def test_the_validation_split_of_another_data_set_is_what_is_marked_so(stripes: Stripes, ridge: Classifier) -> None:
@@ -465,7 +496,7 @@ def test_a_picture_in_two_classes_is_warned_of(stripes: Stripes, caplog: pytest.
 
 def test_no_rows_of_a_split(stripes: Stripes, ridge: Classifier) -> None:
     features = _with(stripes.features, splits=_splits(stripes.features, ""))
-    with pytest.raises(TrainingError, match="has no labelled rows of the test split. .*, or try another --split"):
+    with pytest.raises(TrainingError, match="has no labelled rows of the test split. .*, or try another `split`"):
         ridge.evaluate(features, "test")
 
 
@@ -476,13 +507,16 @@ def test_no_labels(stripes: Stripes, ridge: Classifier) -> None:
 
 
 def test_no_such_split(stripes: Stripes, ridge: Classifier) -> None:
-    with pytest.raises(TrainingError, match="unknown split 'val'; expected test, validation or train"):
+    with pytest.raises(
+        SettingError, match="^unknown `split` 'val'; expected one of test, validation, train, unseen$"
+    ) as caught:
         ridge.evaluate(stripes.features, "val")
+    assert caught.value.setting == "split"
 
 
 def test_features_of_another_spec_are_refused_field_by_field(stripes: Stripes, ridge: Classifier) -> None:
     other = stripes.extract(resize="pad", dtype="float32")
-    for use in (ridge.evaluate, ridge.predict_proba, ridge.doctor, lambda f: ridge.features(f.path)):
+    for use in (ridge.evaluate, ridge.predict_proba, ridge.doctor, lambda f: ridge.features_of(f.path)):
         with pytest.raises(SpecMismatchError, match="dtype is float32, not float16; resize is pad, not stretch"):
             use(other)
 
@@ -498,10 +532,10 @@ def test_probabilities_of_some_rows(stripes: Stripes, ridge: Classifier) -> None
 
 
 def test_features_are_found_again(stripes: Stripes, ridge: Classifier, tmp_path: Path) -> None:
-    assert ridge.features().path == stripes.features.path.resolve()
-    assert len(ridge.features(_copy(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
+    assert ridge.features_of().path == stripes.features.path.resolve()
+    assert len(ridge.features_of(_copy(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
     with pytest.raises(CacheError, match="no such feature file"):
-        ridge.features(tmp_path / "gone.h5")
+        ridge.features_of(tmp_path / "gone.h5")
 
 
 # -------------------------------------------------------------------------------------------------- doctor and predict
@@ -520,8 +554,8 @@ def test_the_doctor_skips_pictures_that_changed_or_vanished(
     (root / "test/lying/200.png").unlink()
     shutil.copy(root / "test/lying/202.png", root / "test/lying/201.png")
     found = ridge.doctor(features, n_rows=54, batch_size=8)
-    assert (found["rows"], found["ok"]) == (52, True)
-    skipped = dict(found["skipped"])
+    assert (found.rows, found.ok) == (52, True)
+    skipped = dict(found.skipped)
     assert skipped.keys() == {"test/lying/200.png", "test/lying/201.png"}
     assert "no such file" in skipped["test/lying/200.png"]
     assert skipped["test/lying/201.png"] == "was changed since featx last looked; extract again"
@@ -545,21 +579,22 @@ def test_the_doctor_follows_a_data_set_that_moved_once_it_is_extracted_again(
     stripes.extract(root)
     features = stripes.extract(root.rename(tmp_path / "b/copy"))
     assert features.root == str(tmp_path / "b/copy")
-    assert ridge.doctor(features, batch_size=8)["rows"] == 32
+    assert ridge.doctor(features, batch_size=8).rows == 32
 
 
 def test_the_doctor_tells_features_that_are_not_the_pictures(stripes: Stripes, ridge: Classifier) -> None:
     features = copy.copy(stripes.features)
     features.stored = lambda rows=None: stripes.features.stored(rows)[..., ::-1]  # type: ignore[method-assign]
     found = ridge.doctor(features, batch_size=8)
-    assert found["ok"] is False
-    assert found["max_abs_difference"] > 0.01
+    assert found.ok is False
+    assert found.max_abs_difference > 0.01
 
 
 def test_the_doctor_wants_rows(stripes: Stripes, ridge: Classifier) -> None:
-    assert ridge.doctor(stripes.features, n_rows=5)["rows"] == 5
-    with pytest.raises(TrainingError, match="one row at least, got --rows 0"):
+    assert ridge.doctor(stripes.features, n_rows=5).rows == 5
+    with pytest.raises(SettingError, match="^`n_rows` must be at least 1, got 0$") as caught:
         ridge.doctor(stripes.features, n_rows=0)
+    assert caught.value.setting == "n_rows"
 
 
 def test_predictions_come_in_the_order_asked_for(stripes: Stripes, ridge: Classifier) -> None:
@@ -613,7 +648,7 @@ def test_files_are_predicted_as_the_cache_was(stripes: Stripes, tmp_path: Path, 
     rows = np.flatnonzero(features.splits == "test")
     live = np.array([p.all_probabilities for p in predictions])
     np.testing.assert_allclose(live, model.predict_proba(features, rows), atol=1e-3)
-    assert model.doctor(features)["ok"]
+    assert model.doctor(features).ok
     plain = featx.fit(stripes.features, "logreg", C=10.0)
     assert (
         np.abs(np.array([p.all_probabilities for p in plain.predict([stripes.root / "test"])[0]]) - live).max() > 1e-2
@@ -623,29 +658,30 @@ def test_files_are_predicted_as_the_cache_was(stripes: Stripes, tmp_path: Path, 
 def test_one_picture_out_of_range_does_not_end_a_prediction(
     ridge: Classifier, stripes: Stripes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Trunk.__call__
+    real = KerasTrunk.__call__
 
-    def glaring(self: Trunk, images: Any) -> Any:
+    def glaring(self: KerasTrunk, images: Any) -> Any:
         features = real(self, images)
         features[1] = 1e6
         return features
 
-    monkeypatch.setattr(Trunk, "__call__", glaring)
+    monkeypatch.setattr(KerasTrunk, "__call__", glaring)
     predictions, quarantined = ridge.predict([stripes.root / "test"], batch_size=18)
     assert (len(predictions), len(quarantined)) == (17, 1)
-    assert "a feature of 1e+06 is out of float16's range; extract with --dtype float32" in quarantined[0][1]
+    assert 'a feature of 1e+06 is out of float16\'s range; extract with `dtype="float32"`' in quarantined[0][1]
 
 
 def test_the_doctor_does_not_trust_what_is_not_a_number(stripes: Stripes, ridge: Classifier) -> None:
     broken = dataclasses.replace(ridge, head=copy.deepcopy(ridge.head))
     broken.head.coef_ = np.full_like(ridge.head.coef_, np.nan)
     found = broken.doctor(stripes.features)
-    assert not found["ok"] and np.isnan(found["max_abs_difference"])
+    assert not found.ok and np.isnan(found.max_abs_difference)
 
 
 def test_parameters_belong_to_a_head_given_by_name(stripes: Stripes) -> None:
-    with pytest.raises(TrainingError, match="give C to the head itself"):
+    with pytest.raises(SettingError, match="give C to the head itself") as caught:
         featx.fit(stripes.features, LogisticHead(), C=123)
+    assert caught.value.setting == "C"
 
 
 def test_other_weights_are_noticed_before_a_data_set_is_extracted(
@@ -653,7 +689,7 @@ def test_other_weights_are_noticed_before_a_data_set_is_extracted(
 ) -> None:
     moved = dataclasses.replace(ridge, spec={**ridge.spec, "weights": "0" * 32})
     with pytest.raises(SpecMismatchError, match="weights is"):
-        moved.features(stripes.root, cache_dir=tmp_path / "cache")
+        moved.features_of(stripes.root, cache_dir=tmp_path / "cache")
     assert counted == []
 
 
@@ -681,7 +717,7 @@ def test_a_foreign_folder_is_not_touched(ridge: Classifier, tmp_path: Path) -> N
     foreign.mkdir()
     (foreign / "precious.txt").write_text("mine")
     for place in (foreign, foreign / "precious.txt"):
-        with pytest.raises(ModelError, match="exists and is not a classifier; give another --out"):
+        with pytest.raises(ModelError, match="exists and is not a classifier; give another `out`"):
             ridge.save(place)
     assert (foreign / "precious.txt").read_text() == "mine"
     assert _litter(tmp_path) == ["photos"]
@@ -690,7 +726,7 @@ def test_a_foreign_folder_is_not_touched(ridge: Classifier, tmp_path: Path) -> N
 def test_an_old_classifier_is_replaced(ridge: Classifier, fitted: dict[str, Classifier], tmp_path: Path) -> None:
     fitted["bn-mlp"].save(tmp_path / "deep/er/model")
     ridge.save(tmp_path / "deep/er/model")
-    assert Classifier.load(tmp_path / "deep/er/model").report["head"] == "ridge"
+    assert Classifier.load(tmp_path / "deep/er/model").fitting.head == "ridge"
     assert _litter(tmp_path / "deep/er/model") == [_arrays(tmp_path / "deep/er/model").name, "classifier.json"]
     assert _litter(tmp_path / "deep/er") == ["model"]
 
@@ -698,7 +734,7 @@ def test_an_old_classifier_is_replaced(ridge: Classifier, fitted: dict[str, Clas
 def test_an_empty_folder_is_filled(ridge: Classifier, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     ridge.save(tmp_path / "model")
-    assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
+    assert Classifier.load(tmp_path / "model").fitting.head == "ridge"
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["replacing", "new"])
@@ -722,7 +758,7 @@ def test_a_disk_that_fills_up_leaves_things_as_they_were(
         fitted["logreg"].save(tmp_path / "model")
     assert _litter(tmp_path) == (["model"] if before else [])
     if before:
-        assert Classifier.load(tmp_path / "model").report["head"] == "ridge"
+        assert Classifier.load(tmp_path / "model").fitting.head == "ridge"
 
 
 def test_a_folder_that_could_not_be_loaded_afterwards_is_not_saved_into(ridge: Classifier, tmp_path: Path) -> None:
@@ -747,7 +783,7 @@ def test_notes_in_the_folder_outlive_a_second_fit(ridge: Classifier, tmp_path: P
 DYING = """
 import os, shutil, signal, sys
 from pathlib import Path
-from featx.backbones import Trunk
+from featx.backbones import KerasTrunk
 from featx.classifier import Classifier
 
 new, place = Classifier.load(sys.argv[1]), sys.argv[2]
@@ -778,7 +814,7 @@ for moment in range(1, 99):
     if os.waitpid(pid, 0)[1] == 0:
         break
     there = Path(place + "-dying", "classifier.json").exists()
-    print(Classifier.load(place + "-dying").report["head"] if there else "none")
+    print(Classifier.load(place + "-dying").fitting.head if there else "none")
     new.save(place + "-dying")
 print(len(os.listdir(place + "-dying")))
 """
@@ -833,7 +869,7 @@ def _edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     about = json.loads((folder / "classifier.json").read_text())
     del about["digest"]
     change(about)
-    (folder / "classifier.json").write_text(json.dumps({**about, "digest": digest(about)}))
+    (folder / "classifier.json").write_text(json.dumps({**about, "digest": about_digest(about)}))
 
 
 def test_names_that_were_exchanged(saved: Path) -> None:
@@ -918,7 +954,7 @@ def test_a_flipped_bit(saved: Path) -> None:
             Classifier.load(saved)
         data[at] ^= 1
     file.write_bytes(data)
-    assert Classifier.load(saved).report["head"] == "ridge"
+    assert Classifier.load(saved).fitting.head == "ridge"
 
 
 class _Hostile:
@@ -961,7 +997,7 @@ def test_a_pickle_in_place_of_the_arrays_is_not_run(saved: Path, tmp_path: Path,
 
 def _evil_model(path: Path, ran: Path) -> Path:
     """A Keras file with a Lambda that makes a file when it is run."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     x = keras.Input((32, 32, 3))
@@ -1019,7 +1055,7 @@ def test_notes_and_pictures_may_lie_in_the_folder(saved: Path, name: str) -> Non
     file = saved / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"anything")
-    assert Classifier.load(saved).report["head"] == "ridge"
+    assert Classifier.load(saved).fitting.head == "ridge"
 
 
 def test_a_keras_file_in_the_folder_is_refused(saved: Path, tmp_path: Path) -> None:
@@ -1043,7 +1079,7 @@ def test_a_recipe_that_points_to_a_hostile_model_runs_nothing(
 
 def test_a_backbone_that_was_exchanged_is_not_used(stripes: Stripes, saved: Path, tmp_path: Path) -> None:
     """A file of the same name and shape, with other weights."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     model = keras.saving.load_model(stripes.settings["backbone"], compile=False)
@@ -1055,7 +1091,7 @@ def test_a_backbone_that_was_exchanged_is_not_used(stripes: Stripes, saved: Path
 
 
 def test_weights_that_moved(stripes: Stripes, tmp_path: Path) -> None:
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     base = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)
@@ -1068,7 +1104,7 @@ def test_weights_that_moved(stripes: Stripes, tmp_path: Path) -> None:
     base.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(
         WeightsError,
-        match=r"w\.weights\.h5 cannot be read: no such file or directory.* --weights FILE says where they are",
+        match=r"w\.weights\.h5 cannot be read: no such file or directory.*, `weights=FILE` says where they are",
     ):
         Classifier.load(folder).predict([stripes.root / "test"])
     found, _ = Classifier.load(folder, weights=str(moved)).predict([stripes.root / "test"])
@@ -1106,7 +1142,7 @@ def hymenoptera(shared: Path, real_weights: Path, tmp_path_factory: pytest.TempP
         weights=str(real_weights),
         size=96,
     )
-    return featx.load_features(done.features)
+    return featx.load_features(done.features_path)
 
 
 def test_ants_and_bees(shared: Path, hymenoptera: featx.Features) -> None:

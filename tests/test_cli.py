@@ -22,19 +22,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import typer
-from conftest import picture
+from conftest import commands, picture
 from typer.testing import CliRunner, Result
 
 import featx
-from featx.backbones import Trunk
+from featx.backbones import KerasTrunk
 from featx.cli import app
 from featx.errors import WeightsError
-from featx.heads import HEADS
-from featx.images import MAX_PIXELS
+from featx.pictures import MAX_PIXELS
 
 ROOT = Path(featx.__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_A_PICTURE = "not a picture in a format that can be read"
 
 
@@ -345,7 +342,7 @@ def test_json_lists_have_the_fields_of_the_contract(words: str, made: Made) -> N
 
 def test_every_command_but_two_is_in_the_contract() -> None:
     own_tests = {("demo",), ("serve",)}  # one says several things, the other does not end: see test_serving
-    assert {tuple(c.split("{")[0].split("--")[0].split()) for c in FIELDS} == set(_commands()) - own_tests
+    assert {tuple(c.split("{")[0].split("--")[0].split()) for c in FIELDS} == set(commands()) - own_tests
 
 
 def test_extract_says_what_it_did(made: Made, own: tuple[str, ...]) -> None:
@@ -473,7 +470,7 @@ def test_doctor_compares_as_many_rows_as_asked(made: Made, counted: list[int]) -
         ("extract . --backbone vgg16 --alpha 0.5", "--alpha belongs to MobileNets"),
         ("extract . --size 28", "at least 32 x 32 pixels, got --size 28"),
         ("fit", "no feature file in cache; run `featx extract DATASET` first"),
-        ("fit {features} --head nope", "unknown head 'nope'; expected one of bn-mlp"),
+        ("fit {features} --head nope", "unknown --head 'nope'; expected one of bn-mlp"),
         ("fit {features} --head svm --epochs 3", "--epochs does not go with --head svm"),
         ("fit {features} --validation 1", "must be at least 0 and below 1, got 1"),
         ("evaluate nowhere", "nowhere is not a classifier"),
@@ -556,16 +553,16 @@ def test_wrong_usage_is_2(words: str) -> None:
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Somebody presses Ctrl-C while the second batch is computed."""
-    real, calls = Trunk.__call__, [0]
+    real, calls = KerasTrunk.__call__, [0]
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         calls[0] += 1
         if calls[0] == 2:
             raise KeyboardInterrupt
         return real(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trunk, "__call__", call)
+        patch.setattr(KerasTrunk, "__call__", call)
         yield
 
 
@@ -589,8 +586,8 @@ def test_an_interrupted_extraction_goes_on(
 
 
 def test_doctor_disagrees_with_exit_code_1(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Trunk.__call__
-    monkeypatch.setattr(Trunk, "__call__", lambda self, images: 1 + real(self, 255 - images))
+    real = KerasTrunk.__call__
+    monkeypatch.setattr(KerasTrunk, "__call__", lambda self, images: 1 + real(self, 255 - images))
     found = answer("doctor", made.model, code=1)
     assert found["ok"] is False and found["max_abs_difference"] > 1e-3
     assert "DISAGREE: do not trust this classifier" in run("doctor", made.model, code=1).stdout
@@ -722,7 +719,7 @@ def test_pictures_larger_than_allowed_are_quarantined(make_dataset: Callable[...
     done = answer("extract", root, *own, "--max-pixels", 1200, "--cache-dir", "other")
     assert (done["rows"], done["quarantined"]) == (6, 1)
     (bad,) = done["quarantine"]
-    assert bad["path"] == "lying/large.png" and bad["reason"].endswith("pixels are more than --max-pixels 1200")
+    assert bad["path"] == "lying/large.png" and bad["reason"].endswith("pixels are more than max_pixels (1200)")
 
 
 def test_strict_fails_instead_of_quarantining(made: Made, own: tuple[str, ...]) -> None:
@@ -919,7 +916,7 @@ SAID: dict[str, list[str]] = {
         "temperature",
     ],
     "cv {features} --head ridge --folds 3 --C 1e-3:1:3": ["accuracy  deviation", "chosen", "ridge: ", "-ridge-cv"],
-    "cv {features} --shots 1,all --repeats 2": ["pictures a class", "all ", "logreg, 2 draws"],
+    "cv {features} --shots 1,all --repeats 2": ["pictures per class", "all ", "logreg, 2 draws"],
     "sweep {features} --head mlp --trials 1 --epochs 1": [
         "trial  accuracy",
         "1 trials (1 complete) in sweeps/",
@@ -1058,6 +1055,108 @@ def test_results_that_cannot_be_written_are_an_error() -> None:
     assert code == 1 and re.fullmatch(r"error: .*no space left on device\n", stderr)
 
 
+# ------------------------------------------------------------------------------------------------- what to do next
+
+
+def hinted(*words: Any) -> list[str]:
+    """The words of the command that is hinted at after another; none if there is no hint."""
+    last = run(*words).stderr.splitlines()[-1:]
+    return shlex.split(last[0].removeprefix("next: featx ")) if last and last[0].startswith("next: featx ") else []
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_hints_lead_from_pictures_to_a_checked_classifier(make_dataset: Callable[..., Path], own: Any) -> None:
+    make_dataset(each=8).rename("my photos")
+    words, way = ["extract", "my photos", *own], []
+    while words:
+        way.append(words[0])
+        words = hinted(*words)
+    assert way == ["extract", "fit", "evaluate", "report", "doctor"]
+    assert list(Path("models").glob("my?photos-*/report.html"))
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_hints_can_be_silenced(option: str, made: Made) -> None:
+    assert "next: " in run("evaluate", made.model).stderr
+    assert "next: " not in run("evaluate", made.model, option).output
+
+
+def test_every_training_hints_at_evaluating(made: Made) -> None:
+    for words in FIELDS:
+        if words.split()[0] in ("fit", "cv", "sweep", "finetune") and "--shots" not in words:
+            command, model, *others = hinted(*made.words(words))
+            assert command == "evaluate" and not others and Path(model, "classifier.json").is_file(), words
+    assert hinted("cv", made.features, "--shots", "1,2", "--repeats", 2) == []
+
+
+def test_a_hint_goes_where_the_command_went(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = (made.data, "--cache-dir", made.cache)
+    assert hinted("evaluate", made.model, made.features) == ["report", made.model, made.features]
+    assert hinted("evaluate", made.model, *where) == ["report", made.model, *where]
+    moved = ("--weights", made.backbone)
+    assert hinted("evaluate", made.model, *moved) == ["report", made.model, *moved]
+    assert hinted("report", made.model, "--out", "a.html", *moved) == ["doctor", made.model, *moved]
+    monkeypatch.setenv("FEATX_CACHE", made.cache)
+    assert hinted("evaluate", made.model, made.data) == ["report", made.model, made.data]
+
+
+def test_nothing_is_hinted_at_that_would_fail(make_dataset: Callable[..., Path], own: tuple[str, ...]) -> None:
+    for name, root in {
+        "flat": make_dataset(classes=1, name="flat") / "lying",
+        "one": make_dataset(classes=1, name="one"),
+        "test": make_dataset(name="tested", split="test"),
+    }.items():
+        command, features = hinted("extract", root, *own)
+        assert command == "inspect" and Path(features).is_file(), name
+    command, features = hinted("extract", make_dataset(), *own)
+    assert command == "fit"
+    for words in (("--head", "ridge"), ("--head", "ridge", "--validation", 0)):
+        command, model = hinted("fit", features, *words, "--out", "model")
+        assert command == ("doctor" if "--validation" in words else "evaluate")
+        run(command, model)
+    assert hinted("evaluate", "model", "--split", "train") == ["doctor", "model"]
+    assert hinted("doctor", "model") == hinted("predict", "model", make_dataset()) == hinted("cache", "ls") == []
+
+
+def test_an_inspection_hints_at_extracting_what_has_no_features(
+    make_dataset: Callable[..., Path], own: tuple[str, ...]
+) -> None:
+    root = make_dataset()
+    assert hinted("inspect", root) == ["extract", str(root)]
+    assert hinted("inspect", root, "--cache-dir", "other") == ["extract", str(root), "--cache-dir", "other"]
+    run("extract", root, *own)
+    assert hinted("inspect", root) == []
+    assert hinted("inspect", root, "--write-list", root / "clean.csv") == ["extract", str(root / "clean.csv")]
+
+
+@pytest.mark.parametrize(
+    ("worth_it", "best", "words"),
+    [
+        (True, "tail", ["finetune", "photos", "--size", "96", "--backbone", "resnet50"]),
+        (True, "end to end", ["finetune", "photos", "--size", "96", "--backbone", "resnet50", "--unfreeze", "all"]),
+        (False, "tail", []),
+        (None, "tail", []),
+    ],
+)
+def test_a_comparison_hints_at_fine_tuning_that_is_worth_it(
+    worth_it: bool | None, best: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featx.finetuning.comparison import Comparison
+
+    found = Comparison([], "svm", best, 0.1, (0.0, 0.2), worth_it, 9, 3, 1.0, "so it is")
+    monkeypatch.setattr("featx.finetuning.comparison.compare", lambda *_args, **_options: found)
+    assert hinted("compare", "photos", "--backbone", "ResNet-50", "--size", 96) == words
+
+
+def test_a_name_that_cannot_be_copied_is_not_hinted_at(make_dataset: Callable[..., Path]) -> None:
+    make_dataset().rename("two lines")
+    assert hinted("inspect", "two lines") == ["extract", "two lines"]
+    os.rename("two lines", "two\nlines")
+    assert "next: " not in run("inspect", "two\nlines").output
+    os.rename("two\nlines", "--quiet")
+    assert hinted("inspect", "--", "--quiet") == ["extract", "./--quiet"]
+
+
 # ------------------------------------------------------------------------------------------------------------- progress
 
 
@@ -1101,7 +1200,8 @@ def test_without_a_terminal_progress_is_lines(make_dataset: Callable[..., Path],
     words = ("extract", make_dataset(), *own, "--batch-size", 1)
     lines = run(*words).stderr.splitlines()
     assert re.fullmatch(r"looking through the pictures: 16/16, \d+\.\d/s, 0 s left", lines[0])
-    assert re.fullmatch(r"extracting: 16/16, \d+\.\d/s, 0 s left", lines[1]) and len(lines) == 2
+    assert re.fullmatch(r"extracting: 16/16, \d+\.\d/s, 0 s left", lines[1])
+    assert lines[2].startswith("next: featx fit cache/") and len(lines) == 3
 
 
 def test_progress_lines_come_now_and_then(
@@ -1139,7 +1239,7 @@ def test_programs_are_free_of_chatter(made: Made) -> None:
     predict = ["predict", made.model, name, "--quiet", "--json"]
     program = ("-c", COMMANDS, json.dumps([fit, predict]))
     code, stdout, stderr = finished(started(program=program, PYTHONIOENCODING="ascii"))
-    assert code == 0 and re.fullmatch(r"training: 1/1.*\n", stderr)
+    assert code == 0 and re.fullmatch(r"training: 1/1.*\nnext: featx evaluate models/.*\n", stderr)
     head, model, predicted = stdout.splitlines(keepends=True)
     assert head.startswith("bn-mlp: ") and model.startswith("models/")
     assert [p["path"] for p in parsed(predicted)["predictions"]] == [name]
@@ -1159,27 +1259,10 @@ def test_work_goes_on_when_nobody_reads_stderr(made: Made, own: tuple[str, ...])
     assert answer("cache", "ls")["files"][0]["shape"] == [32, 4, 4, 8]
 
 
-# -------------------------------------------------------------------------------------------------- help and the README
+# ---------------------------------------------------------------------------------------------------------------- help
 
 
-def _commands() -> list[tuple[str, ...]]:
-    """All commands there are, such as ``("cache", "ls")``."""
-
-    def names(of: typer.Typer) -> list[str]:
-        return [str(c.name or getattr(c.callback, "__name__", "")) for c in of.registered_commands]
-
-    groups = [(str(group.name), group.typer_instance) for group in app.registered_groups]
-    return [(n,) for n in names(app)] + [(g, n) for g, within in groups if within for n in names(within)]
-
-
-def _options() -> set[str]:
-    """All options there are."""
-    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009
-    every = [c for command in commands.values() for c in getattr(command, "commands", {"": command}).values()]
-    return {option for command in every for parameter in command.params for option in parameter.opts}
-
-
-@pytest.mark.parametrize("words", _commands(), ids=" ".join)
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_help_has_an_example(words: tuple[str, ...]) -> None:
     text = run(*words, "--help").stdout
     assert "Example: featx " + " ".join(words) in text
@@ -1187,78 +1270,11 @@ def test_help_has_an_example(words: tuple[str, ...]) -> None:
         assert option in text
 
 
-def test_help_lists_the_commands() -> None:
+def test_help_lists_thecommands() -> None:
     text, within = run("--help").stdout, run("cache", "--help").stdout
-    for words in _commands():
+    for words in commands():
         assert re.search(rf"^\W+{words[-1]}\s", text if len(words) == 1 else within, re.MULTILINE)
     assert run("--version").stdout == f"featx {featx.__version__}\n"
-
-
-@pytest.mark.parametrize("words", _commands(), ids=" ".join)
-def test_the_readme_names_every_command(words: tuple[str, ...]) -> None:
-    told = re.search(rf"featx {' '.join(words)}\b", README)
-    assert told or (words[0] == "cache" and re.search(rf"^\|[^|]*`{words[1]}\b", README, re.MULTILINE))
-
-
-def test_the_readme_has_no_other_options() -> None:
-    named = set(re.findall(r"(?<![\w-])--[A-Za-z][A-Za-z-]*", README))
-    assert {"--backbone", "--C", "--top", "--cache-dir"} <= named
-    assert named - _options() - {"--help", "--version"} == set()
-
-
-def test_the_readme_has_no_other_commands() -> None:
-    lines = re.findall(r"^(?: {4})?featx (\S+)", README, re.MULTILINE)
-    assert len(lines) >= 8 and set(lines) <= {words[0] for words in _commands()}
-
-
-@pytest.mark.usefixtures("eagerly")
-def test_the_readmes_own_pictures_work_as_written(make_dataset: Callable[..., Path], own: tuple[str, ...]) -> None:
-    """Only the network is another one, and the training short."""
-    make_dataset(each=10).rename("photos")
-    make_dataset(each=2, name="new", first=70)
-    shutil.move(Path.cwd().parent / "new", "new")
-    block = re.search(r"```sh\n(featx extract photos/.*?)```", README.split("## Your own pictures")[1], re.DOTALL)
-    assert block
-    found = []
-    for line in block[1].splitlines():
-        words = shlex.split(line.replace("--backbone resnet50", shlex.join(own)), comments=True)[1:]
-        found.append((words[0], answer(*words, *(["--epochs", 3] if "bn-mlp" in words else []))))
-    assert [command for command, _ in found] == ["extract", "fit", "fit", "evaluate", "predict", "doctor"]
-    extracted, network, regression, measured, predicted, checked = (result for _, result in found)
-    assert extracted["rows"] == 20
-    assert (network["head"], network["train_rows"], network["validation_rows"]) == ("bn-mlp", 20, 4)
-    assert (regression["head"], regression["model"]) == ("logreg", "models/photos")
-    assert about(regression["model"])["head"]["params"]["C"] == 0.1
-    assert (measured["rows"], measured["split"], measured["seen_in_training"]) == (4, "validation", 0)
-    assert measured["accuracy"] == regression["validation_accuracy"]
-    assert len(predicted["predictions"]) == 4 and len(Path("new.csv").read_text().splitlines()) == 5
-    assert checked["ok"] is True and checked["rows"] == 20
-
-
-def test_the_readmes_fine_tuning_works_as_written(make_dataset: Callable[..., Path], own: tuple[str, ...]) -> None:
-    """Only the networks are smaller, and the training short."""
-    make_dataset(each=10).rename("photos")
-    smaller = {"block5_conv1": "last", "backbones vgg16": f"backbones {own[1]}", "--size 128": "--size 48"}
-    smaller |= {"--backbone resnet50": shlex.join(own), "--epochs 50": ""}
-    found = {}
-    for section in ("### Fine-tuning, from the cache", "### Is fine-tuning worth it?"):
-        block = re.search(r"```sh\n(.*?)```", README.split(section)[1], re.DOTALL)
-        assert block
-        for line in block[1].splitlines():
-            for long, short in smaller.items():
-                line = line.replace(long, short)
-            words = shlex.split(line, comments=True)[1:]
-            if words[0] == "finetune" and "--from-scratch" not in words:
-                words += own
-            course = ["--epochs", 1] if words[0] != "backbones" else []
-            found[" ".join(words[:4])] = answer(*words, *course)
-    assert [key.split()[0] for key in found] == ["backbones", "finetune", "finetune", "finetune", "compare"]
-    layers, tail, whole, scratch, compared = found.values()
-    assert [row["name"] for row in layers["layers"] if row["trains"]] == ["last"]
-    assert (tail["cut"], tail["train_views"]) == ("pool", 4 * tail["train_rows"])
-    assert (whole["cut"], whole["live_augment"]) == ("pixels", True)
-    assert (scratch["network"], scratch["cut"]) == ("cnn4", "pixels")
-    assert {method["name"] for method in compared["methods"]} == {*HEADS, "tail"}
 
 
 # ------------------------------------------------------------------------------------------------------------- the demo
@@ -1317,6 +1333,7 @@ def test_the_demo_says_which_weights_it_had(
     assert f"VGG16 ({used} weights) at 48 x 48 pixels: 60 listed = 60 rows + 0 quarantined" in result.stderr
     assert f"VGG16 had {used} weights" in result.stderr
     assert "test accuracy" in result.stdout and "featx-demo/models" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("next: featx report featx-demo/models/")
     if not network:
         assert answer("demo", "--weights", "imagenet", code=1)["error"] == "no network"
 

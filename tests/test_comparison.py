@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import featx
-from featx import comparison
-from featx.comparison import Comparison, Method, _concluded
-from featx.errors import TrainingError
+from featx.errors import SettingError
+from featx.finetuning import comparison as comparison_module
+from featx.finetuning.comparison import Comparison, Method, _concluded
 from featx.heads import make_head
 from featx.tail import TailHead
 
@@ -71,13 +71,13 @@ def test_what_it_concludes(head: list[float], tail: list[float], worth_it: bool 
 
 def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
     """Gets all that a function of the comparison gives back."""
-    given, real = [], getattr(comparison, name)
+    given, real = [], getattr(comparison_module, name)
 
     def spy(*arguments: Any, **options: Any) -> Any:
         given.append(real(*arguments, **options))
         return given[-1]
 
-    monkeypatch.setattr(comparison, name, spy)
+    monkeypatch.setattr(comparison_module, name, spy)
     return given
 
 
@@ -89,7 +89,7 @@ def test_its_figures_are_those_of_each_training(
     found = featx.compare(make_dataset(classes=3, each=12), cache_dir=tmp_path, random_state=5, **options)
     logreg, tail = (next(m for m in found.methods if m.name == name) for name in ("logreg", "tail"))
     assert len(fitted) == len(tuned) == 3 and len(extracted) == 1
-    features = featx.load_features(extracted[0].features)
+    features = featx.load_features(extracted[0].features_path)
     accuracies, losses, hits = [], [], dict[str, list[bool]]()
     for seed, classifier in zip((5, 6, 7), fitted, strict=True):
         held_out = np.isin(features.ids, classifier.validation_ids)
@@ -106,11 +106,11 @@ def test_its_figures_are_those_of_each_training(
     assert logreg.accuracies == pytest.approx(accuracies) and logreg.right == pytest.approx(shares)
     assert logreg.accuracy == pytest.approx(mean) and logreg.log_loss == pytest.approx(np.mean(losses), rel=1e-4)
     assert logreg.ci95 == pytest.approx((max(0, mean - 1.959964 * error), min(1, mean + 1.959964 * error)))
-    assert tail.accuracies == pytest.approx([classifier.report["validation_accuracy"] for classifier in tuned])
+    assert tail.accuracies == pytest.approx([classifier.fitting.validation_accuracy for classifier in tuned])
     for method_, classifiers in ((logreg, fitted), (tail, tuned)):
-        assert method_.seconds == np.median([classifier.report["seconds"] for classifier in classifiers])
+        assert method_.seconds == np.median([classifier.fitting.seconds for classifier in classifiers])
     assert logreg.features_seconds == extracted[0].seconds
-    assert tail.features_seconds == max(classifier.report["features_seconds"] for classifier in tuned)
+    assert tail.features_seconds == max(classifier.fitting.features_seconds for classifier in tuned)
 
 
 def test_the_time_of_training_end_to_end_is_foretold_by_pictures_and_epochs(
@@ -124,14 +124,30 @@ def test_the_time_of_training_end_to_end_is_foretold_by_pictures_and_epochs(
             self.epoch_seconds_ = [100.0, 3.2]  # the first is slow: networks are compiled in it
             return self
 
-    monkeypatch.setattr(comparison, "TailHead", Timed)
+    monkeypatch.setattr(comparison_module, "TailHead", Timed)
     options: dict[str, Any] = {"backbone": tiny_backbone, "preprocess": "rescale", "heads": ["ridge"], "repeats": 2}
     found = featx.compare(make_dataset(each=10), cache_dir=tmp_path, epochs=3, **options)
     assert found.end_to_end_seconds == pytest.approx(6.0)
     assert "training end to end would take about 6.0 s." in found.recommendation
 
 
-@pytest.mark.parametrize("given", [{"repeats": 1}, {"heads": []}, {"validation": 0.0}])
-def test_what_cannot_be_compared_is_said(make_dataset: Make, given: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="two repeats or more"):
-        featx.compare(make_dataset(), cache_dir=tmp_path, **given)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"repeats": 1}, "`repeats` must be at least 2, got 1"),
+        ({"heads": []}, "`heads` must name one head at least"),
+        ({"heads": ["ridge", "rigde"]}, "unknown `heads` 'rigde' (did you mean 'ridge'?); expected one of bn-mlp, "),
+        ({"validation": 0.0}, "`validation` must be above 0 and below 1, got 0"),
+        ({"validation": 1.0}, "`validation` must be above 0 and below 1, got 1"),
+        ({"pooling": "sum"}, "unknown `pooling` 'sum'; expected one of none, avg, max"),
+        ({"polling": "avg"}, "compare has no setting 'polling'; did you mean `pooling`?"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_compared_is_said_before_any_work(
+    make_dataset: Make, given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        featx.compare(make_dataset(), cache_dir=tmp_path / "cache", **given)
+    assert str(caught.value).startswith(message) and caught.value.setting == next(iter(given))
+    assert not (tmp_path / "cache").exists()

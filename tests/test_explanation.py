@@ -15,10 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import featx
-from featx import Classifier, explanation
+from featx import Classifier
 from featx.cli import app
-from featx.errors import ModelError, SpecMismatchError, TrainingError
-from featx.explanation import Explanation, explain
+from featx.errors import SettingError, SpecMismatchError, TrainingError
+from featx.explanation import Explanation, activation_maps, explain
 
 Make = Callable[..., Path]
 
@@ -31,7 +31,7 @@ def data(make_dataset: Make) -> Path:
 @pytest.fixture
 def features(data: Path, tmp_path: Path, tiny_backbone: str) -> str:
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale"}
-    return featx.extract(data, cache_dir=tmp_path / "cache", batch_size=4, **recipe).features
+    return featx.extract(data, cache_dir=tmp_path / "cache", batch_size=4, **recipe).features_path
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def classifier(features: str) -> Classifier:
 
 
 def seen(e: Explanation) -> np.ndarray:
-    return np.asarray(Image.open(e.image))
+    return np.asarray(Image.open(e.image_path))
 
 
 def test_cached_pictures_need_no_network(
@@ -55,12 +55,12 @@ def test_cached_pictures_need_no_network(
     assert [e.path for e in maps] == sorted(str(p) for p in data.rglob("*.png"))
     assert [e.true_label for e in maps] == ["lying"] * 8 + ["standing"] * 8
     assert all(e.label == e.class_name and e.probability == e.class_probability > 0.5 for e in maps)
-    assert len({e.image for e in maps}) == 16 and all(seen(e).ndim == 3 for e in maps)
+    assert len({e.image_path for e in maps}) == 16 and all(seen(e).ndim == 3 for e in maps)
 
 
 def test_new_pictures_give_the_same_as_cached_ones(classifier: Classifier, data: Path, tmp_path: Path) -> None:
     cached, _ = explain(classifier, [data], out=tmp_path / "cached")
-    Path(classifier.report["features"]).unlink()
+    Path(classifier.fitting.features_path).unlink()
     live, _ = explain(classifier, [data], out=tmp_path / "live")
     assert not any(e.cached for e in live) and all(e.true_label is None for e in live)
     for a, b in zip(cached, live, strict=True):
@@ -73,8 +73,11 @@ def test_a_feature_file_stands_for_its_pictures(
     (data / "lying" / "000.png").unlink()
     maps, bad = explain(classifier, [features], out=tmp_path / "maps")
     assert len(maps) == 15 and [path for path, _ in bad] == [str(data.resolve() / "lying" / "000.png")]
-    with pytest.raises(ModelError, match="one feature file, or pictures"):
+    with pytest.raises(
+        SettingError, match="^`paths` takes one feature file, or pictures and folders; not both$"
+    ) as both:
         explain(classifier, [features, data])
+    assert both.value.setting == "paths"
 
 
 def test_features_of_another_spec_are_refused(
@@ -82,15 +85,23 @@ def test_features_of_another_spec_are_refused(
 ) -> None:
     other = featx.extract(data, cache_dir=tmp_path / "o", backbone=tiny_backbone, preprocess="tf", batch_size=4)
     with pytest.raises(SpecMismatchError, match="preprocess is tf, not rescale"):
-        explain(classifier, [other.features])
+        explain(classifier, [other.features_path])
 
 
 def test_any_class_can_be_explained(classifier: Classifier, data: Path, tmp_path: Path) -> None:
     maps, _ = explain(classifier, [data / "lying"], class_name="standing", out=tmp_path / "maps")
     assert {e.class_name for e in maps} == {"standing"} and "lying" in {e.label for e in maps}
     assert all(e.class_probability < 0.5 < e.probability for e in maps if e.label == "lying")
-    with pytest.raises(TrainingError, match="knows no class 'sitting'; it knows lying, standing"):
+    message = r"^unknown `class_name` 'sitting' \(did you mean 'standing'\?\); expected one of lying, standing$"
+    with pytest.raises(SettingError, match=message) as caught:
         explain(classifier, [data], class_name="sitting")
+    assert caught.value.setting == "class_name"
+
+
+def test_a_method_that_nothing_has_is_said_first(classifier: Classifier, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="^unknown `method` 'lime'; expected one of cam, gradcam$") as caught:
+        explain(classifier, [data], method="lime", out=tmp_path / "maps")
+    assert caught.value.setting == "method" and not (tmp_path / "maps").exists()
 
 
 def test_bad_pictures_are_named_and_the_others_explained(classifier: Classifier, data: Path, tmp_path: Path) -> None:
@@ -106,13 +117,13 @@ def test_odd_names_make_files_of_plain_names(classifier: Classifier, tmp_path: P
     (tmp_path / "odd").mkdir()
     picture(0, 1).save(tmp_path / "odd" / name)
     (found,), _ = explain(classifier, [tmp_path / "odd" / name], out=tmp_path / "maps")
-    assert Path(found.image).parent == tmp_path / "maps" and not set(Path(found.image).name) & set("<>\n'\"")
+    assert Path(found.image_path).parent == tmp_path / "maps" and not set(Path(found.image_path).name) & set("<>\n'\"")
     assert seen(found).size
 
 
 def test_pictures_of_one_name_make_several_files(classifier: Classifier, data: Path, tmp_path: Path) -> None:
     maps, _ = explain(classifier, [data / "lying" / "001.png", data / "standing" / "001.png"], out=tmp_path / "maps")
-    assert [Path(e.image).name for e in maps] == ["001.png", "001-2.png"]
+    assert [Path(e.image_path).name for e in maps] == ["001.png", "001-2.png"]
 
 
 def test_a_large_picture_is_shown_small_and_a_tiny_one_too(classifier: Classifier, tmp_path: Path) -> None:
@@ -136,7 +147,7 @@ def test_neighbours_and_pooled_features_cannot(features: str, data: Path, tmp_pa
         data, cache_dir=tmp_path / "c", backbone=tiny_backbone, preprocess="rescale", pooling="avg", batch_size=4
     )
     with pytest.raises(TrainingError, match="have no places"):
-        explain(featx.fit(pooled.features, "logreg"), [data], out=tmp_path / "maps")
+        explain(featx.fit(pooled.features_path, "logreg"), [data], out=tmp_path / "maps")
 
 
 def test_a_classifier_with_a_tail_is_explained_behind_it(data: Path, tmp_path: Path, tiny_backbone: str) -> None:
@@ -156,9 +167,11 @@ def test_stripes_are_where_the_evidence_is(tmp_path: Path, tiny_backbone: str) -
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale", "batch_size": 4}
-    features = featx.load_features(featx.extract(tmp_path / "corner", cache_dir=tmp_path / "cache", **recipe).features)
+    features = featx.load_features(
+        featx.extract(tmp_path / "corner", cache_dir=tmp_path / "cache", **recipe).features_path
+    )
     classifier = featx.fit(features, "logreg", input="flat", C=1.0)
-    maps = explanation.activation_maps(classifier.head, features.X(), features.y.astype(np.int64))
+    maps = activation_maps(classifier.head, features.X(), features.y.astype(np.int64))
     spread = np.ptp(maps, axis=0)
     assert spread[:2, :2].min() > 0.1 and spread[2:, 2:].max() < 1e-3, "what all pictures share tells nothing"
 

@@ -23,13 +23,24 @@ from conftest import disk_of, picture, until
 from PIL import Image
 
 import featx
-from featx import census, computing, extraction, pipeline
-from featx.backbones import Trunk
+from featx.backbones import KerasTrunk
 from featx.cache import CacheFolder, Features, load_features, write_features
-from featx.errors import BackboneError, CacheError, DatasetError, ExtractionError, FileReadError, WeightsError
-from featx.extraction import Extraction, explain
-from featx.images import decode, resize
-from featx.recipe import Recipe
+from featx.errors import (
+    BackboneError,
+    CacheError,
+    DatasetError,
+    ExtractionError,
+    FileReadError,
+    SettingError,
+    WeightsError,
+)
+from featx.extraction import Extraction, Recipe, plan
+from featx.extraction import assembly as assembly_module
+from featx.extraction import census as census_module
+from featx.extraction import pipeline as pipeline_module
+from featx.extraction import run as run_module
+from featx.extraction import share as share_module
+from featx.pictures import decode, resize
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
 Run = Callable[..., Extraction]
@@ -42,7 +53,7 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
 
     def extract(dataset: Path, **options: Any) -> Extraction:
         usual = {"cache_dir": tmp_path / "cache", "backbone": tiny_backbone, "preprocess": "rescale", "batch_size": 4}
-        return extraction.extract(dataset, **{**usual, **options})
+        return run_module.extract(dataset, **{**usual, **options})
 
     return extract
 
@@ -50,7 +61,7 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this instant count as settled, so that a second run need not read them."""
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
 
 
 @pytest.fixture
@@ -62,14 +73,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def on_call(monkeypatch: pytest.MonkeyPatch, number: int, what: Callable[[], Any]) -> None:
     """Do something just before the trunk's ``number``-th call."""
-    real, calls = Trunk.__call__, iter(range(1, 10**6))
+    real, calls = KerasTrunk.__call__, iter(range(1, 10**6))
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         if next(calls) == number:
             what()
         return real(self, images)
 
-    monkeypatch.setattr(Trunk, "__call__", call)
+    monkeypatch.setattr(KerasTrunk, "__call__", call)
 
 
 def interrupt(run: Run, root: Path, after: int, monkeypatch: pytest.MonkeyPatch, block_rows: int = 2) -> Path:
@@ -79,8 +90,8 @@ def interrupt(run: Run, root: Path, after: int, monkeypatch: pytest.MonkeyPatch,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(computing, "BLOCK_ROWS", block_rows)
-        patch.setattr(computing, "BLOCK_SECONDS", 0)
+        patch.setattr(share_module, "BLOCK_ROWS", block_rows)
+        patch.setattr(share_module, "BLOCK_SECONDS", 0)
         on_call(patch, after + 1, ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             run(root, batch_size=1)
@@ -107,7 +118,7 @@ def by_hand(backbone: str, root: Path, paths: Any) -> np.ndarray:
 
 
 def values(done: Extraction) -> np.ndarray:
-    return Features(done.features).stored()
+    return Features(done.features_path).stored()
 
 
 # ----------------------------------------------------------------------------------------------------------- the ledger
@@ -138,7 +149,7 @@ def test_rows_and_quarantined_are_listed(make_dataset: Make, run: Run) -> None:
     assert (done.listed, done.rows, done.quarantined, done.computed, done.reused) == (14, 10, 4, 10, 0)
     assert [path for path, _ in done.quarantine] == sorted(reasons)
     assert all(word in dict(done.quarantine)[path] for path, word in reasons.items())
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     assert features.quarantine == done.quarantine
     assert features.paths.tolist() == [f"{kind}/{n:03}.png" for kind in ("lying", "standing") for n in range(5)]
     assert features.y.tolist() == [0] * 5 + [1] * 5 and features.class_names == ["lying", "standing"]
@@ -149,7 +160,7 @@ def test_the_result_tells_what_the_file_tells(make_dataset: Make, run: Run, tiny
     root = make_dataset(each=3)
     (root / "notes.txt").write_text("hello")
     done = run(root)
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     assert done.spec == features.spec and done.dtype == "float16" == str(features.dtype) and done.ignored == 1
     assert features.dataset == "stripes" and features.root == str(root.resolve())
     assert Recipe(**features.recipe) == Recipe(backbone=tiny_backbone, preprocess="rescale")
@@ -159,7 +170,7 @@ def test_the_result_tells_what_the_file_tells(make_dataset: Make, run: Run, tiny
 def test_splits_and_labels_are_stored(make_dataset: Make, run: Run) -> None:
     make_dataset(each=2, split="train")
     root = make_dataset(each=1, split="val", first=5)
-    features = load_features(run(root).features)
+    features = load_features(run(root).features_path)
     assert list(zip(features.paths, features.splits, features.y, strict=True)) == [
         ("train/lying/000.png", "train", 0),
         ("train/lying/001.png", "train", 0),
@@ -174,14 +185,14 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path, run: Run) -> None:
     (tmp_path / "flat").mkdir()
     for number in range(3):
         picture(0, number).save(tmp_path / "flat" / f"{number}.png")
-    features = load_features(run(tmp_path / "flat").features)
+    features = load_features(run(tmp_path / "flat").features_path)
     assert features.y.tolist() == [-1, -1, -1] and features.class_names == []
 
 
 def test_strict_names_the_picture(make_dataset: Make, run: Run, tmp_path: Path) -> None:
     root = make_dataset(each=3)
     (root / "standing" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DatasetError, match=r"--strict: standing/bad\.png cannot be read: not a picture"):
+    with pytest.raises(DatasetError, match=r"`strict`: standing/bad\.png cannot be read: not a picture"):
         run(root, strict=True)
     assert CacheFolder(tmp_path / "cache").files() == []
     assert run(root).quarantined == 1
@@ -227,10 +238,10 @@ def test_a_second_run_computes_and_reads_nothing(
     def refuse(path: Any) -> bytes:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr(census, "read_file", refuse)
+    monkeypatch.setattr(census_module, "read_file", refuse)
     second = run(root, batch_size=1)
     assert (second.computed, second.reused, second.rows, second.quarantined) == (0, 16, 16, 3)
-    assert len(counted) == 16 and second.features == first.features
+    assert len(counted) == 16 and second.features_path == first.features_path
     assert second.engine == first.engine and second.images_per_second == 0
 
 
@@ -255,8 +266,8 @@ def test_only_added_pictures_are_computed(make_dataset: Make, run: Run, counted:
     make_dataset(each=5, first=100)
     done = run(root, batch_size=1)
     assert (done.rows, done.computed, done.reused) == (26, 10, 16) and len(counted) == 26
-    assert done.features != first.features
-    old, new = load_features(first.features), load_features(done.features)
+    assert done.features_path != first.features_path
+    old, new = load_features(first.features_path), load_features(done.features_path)
     where = [new.paths.tolist().index(path) for path in old.paths]
     assert np.array_equal(new.stored(where), old.stored())
 
@@ -270,7 +281,7 @@ def test_a_moved_and_relabelled_folder_costs_nothing(make_dataset: Make, run: Ru
     (moved / "standing" / "000.png").rename(moved / "zebra" / "moved.png")
     done = run(moved, batch_size=1)
     assert (done.computed, done.rows) == (0, 16) and len(counted) == 16
-    features, old = load_features(done.features), load_features(before.features)
+    features, old = load_features(done.features_path), load_features(before.features_path)
     assert features.class_names == ["standing", "zebra"] and features.y.tolist() == [0] * 7 + [1] * 9
     rows = {content: row for row, content in enumerate(old.ids)}
     assert np.array_equal(features.stored(), old.stored([rows[content] for content in features.ids]))
@@ -297,8 +308,8 @@ def test_a_replaced_picture_is_computed_even_if_size_and_time_are_the_same(
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     done = run(root)
-    assert (done.computed, done.rows) == (1, 18) and done.features != first.features
-    row = load_features(done.features).paths.tolist().index("lying/003.bmp")
+    assert (done.computed, done.rows) == (1, 18) and done.features_path != first.features_path
+    row = load_features(done.features_path).paths.tolist().index("lying/003.bmp")
     assert not np.array_equal(values(done)[row], values(first)[row])
     assert np.array_equal(np.delete(values(done), row, 0), np.delete(values(first), row, 0))
 
@@ -328,8 +339,8 @@ def test_a_change_within_the_clocks_tick_is_not_overlooked(
     def hours_pass() -> None:
         Clock.ahead = 10 * 10**9
 
-    monkeypatch.setattr(census, "_stat", coarse)
-    monkeypatch.setattr(census, "time", Clock)
+    monkeypatch.setattr(census_module, "_stat", coarse)
+    monkeypatch.setattr(census_module, "time", Clock)
     on_call(monkeypatch, 1, hours_pass)
     run(root)
     picture(2, 2).save(path)
@@ -343,7 +354,7 @@ def test_a_removed_picture_costs_nothing(make_dataset: Make, run: Run) -> None:
     (root / "lying" / "003.png").unlink()
     done = run(root)
     assert (done.computed, done.rows, done.listed) == (0, 15, 15)
-    assert "lying/003.png" not in load_features(done.features).paths.tolist()
+    assert "lying/003.png" not in load_features(done.features_path).paths.tolist()
 
 
 def test_duplicates_are_computed_once(make_dataset: Make, run: Run, counted: list[int]) -> None:
@@ -352,7 +363,7 @@ def test_duplicates_are_computed_once(make_dataset: Make, run: Run, counted: lis
         shutil.copy(root / "lying" / "000.png", root / "standing" / f"copy{number}.png")
     done = run(root, batch_size=1)
     assert (done.rows, done.computed, done.reused) == (11, 8, 3) and len(counted) == 8
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     copies = [row for row, path in enumerate(features.paths) if "copy" in path]
     assert all(np.array_equal(features[row], features[0]) for row in copies) and len(copies) == 3
     assert features.y[copies].tolist() == [1, 1, 1]
@@ -367,13 +378,13 @@ def test_a_label_file_and_the_folder_share_rows(
     (tmp_path / "list.txt").write_text("\n".join(lines))
     done = run(tmp_path / "list.txt", batch_size=1)
     assert (done.rows, done.computed) == (8, 0) and len(counted) == 16
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     assert features.class_names == ["x", "y"] and features.y.tolist() == [0] * 5 + [1] * 3
     (tmp_path / "more.csv").write_text("path,label,split\nstripes/lying/000.png,x,test\nextra.png,y,train\n")
     picture(2, 5).save(tmp_path / "extra.png")
     done = run(tmp_path / "more.csv", batch_size=1)
     assert (done.rows, done.computed) == (2, 1)
-    assert load_features(done.features).splits.tolist() == ["train", "test"]
+    assert load_features(done.features_path).splits.tolist() == ["train", "test"]
 
 
 # ------------------------------------------------------------------------------------------------------------ the spec
@@ -381,7 +392,7 @@ def test_a_label_file_and_the_folder_share_rows(
 
 def own_backbone(path: Path, activation: str = "relu", side: int | None = 32, factor: float = 1.0) -> str:
     """The layers of ``tiny_backbone``, its weights times ``factor``; the side None leaves the size open."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     pictures = keras.Input((side, side, 3))
@@ -414,14 +425,14 @@ def test_another_setting_computes_all_and_is_named(
     root = make_dataset(each=3)
     first = run(root, batch_size=1)
     usual = {"cache_dir": tmp_path / "cache", "backbone": tiny_backbone, "preprocess": "rescale"}
-    told = explain(root, **{**usual, **OTHER[field]})
-    assert told["would_compute"] == 6 and told["would_reuse"] == 0
-    (other,) = told["other_specs"]
-    assert other["features"] == first.features
+    planned = plan(root, **{**usual, **OTHER[field]})
+    assert planned.would_compute == 6 and planned.would_reuse == 0
+    (other,) = planned.other_specs
+    assert other.features_path == first.features_path
     done = run(root, **{"batch_size": 1, **OTHER[field]})
     assert (done.computed, done.reused) == (6, 0) and len(counted) == 12
-    assert f"{field} is {first.spec[field]}, not {done.spec[field]}" in other["differences"]
-    assert done.features != first.features and done.spec[field] != first.spec[field]
+    assert f"{field} is {first.spec[field]}, not {done.spec[field]}" in other.differences
+    assert done.features_path != first.features_path and done.spec[field] != first.spec[field]
     assert run(root, batch_size=1).computed == 0, "the first settings are still there"
     assert run(root, **{"batch_size": 1, **OTHER[field]}).computed == 0
 
@@ -458,7 +469,9 @@ def test_another_architecture_with_the_same_weights_computes_all(make_dataset: M
     own_backbone(tmp_path / "own" / "net.keras", activation="tanh")
     done = run(root, backbone=backbone)
     assert done.computed == 4
-    assert np.allclose(values(done), by_hand(backbone, root, load_features(done.features).paths), rtol=2e-3, atol=1e-3)
+    assert np.allclose(
+        values(done), by_hand(backbone, root, load_features(done.features_path).paths), rtol=2e-3, atol=1e-3
+    )
     assert not np.allclose(values(done), values(first), atol=0.1)
 
 
@@ -477,10 +490,10 @@ def test_a_spec_depends_on_no_earlier_model(make_dataset: Make, run: Run, tmp_pa
     first = run(root)
     for number in range(2):
         own_backbone(tmp_path / "own" / f"{number}.keras")
-        featx.recipe._build.cache_clear()
+        featx.extraction.recipe._build.cache_clear()
     shutil.rmtree(tmp_path / "cache")
     again = run(root)
-    assert again.spec == first.spec and again.features == first.features
+    assert again.spec == first.spec and again.features_path == first.features_path
 
 
 def test_explain_names_new_files_and_writes_no_features(
@@ -488,17 +501,17 @@ def test_explain_names_new_files_and_writes_no_features(
 ) -> None:
     usual = {"cache_dir": tmp_path / "cache", "backbone": tiny_backbone, "preprocess": "rescale"}
     root = make_dataset(each=2)
-    told = explain(root, **usual)
-    assert told["would_compute"] == 4 and told["would_reuse"] == 0 and told["other_specs"] == []
+    planned = plan(root, **usual)
+    assert planned.would_compute == 4 and planned.would_reuse == 0 and planned.other_specs == []
     assert CacheFolder(tmp_path / "cache").files() == [] and not list((tmp_path / "cache").glob("*.partial"))
     done = run(root)
-    assert told["features"] == done.features
-    told = explain(root, **usual)
-    assert (told["would_compute"], told["would_reuse"], told["new"]) == (0, 4, [])
+    assert planned.features_path == done.features_path
+    planned = plan(root, **usual)
+    assert (planned.would_compute, planned.would_reuse, planned.new) == (0, 4, [])
     make_dataset(each=1, first=70)
-    told = explain(root, **usual)
-    assert told["new"] == ["lying/070.png", "standing/070.png"] and told["would_reuse"] == 4
-    assert run(root).computed == told["would_compute"] == 2
+    planned = plan(root, **usual)
+    assert planned.new == ["lying/070.png", "standing/070.png"] and planned.would_reuse == 4
+    assert run(root).computed == planned.would_compute == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- the values
@@ -506,7 +519,7 @@ def test_explain_names_new_files_and_writes_no_features(
 
 def test_features_are_the_trunks(make_dataset: Make, run: Run, tiny_backbone: str) -> None:
     root = make_dataset(classes=3, each=5)
-    features = load_features(run(root).features)
+    features = load_features(run(root).features_path)
     expected = by_hand(tiny_backbone, root, features.paths)
     assert features.X().shape == expected.shape == (15, 4, 4, 8) and expected.std() > 0.1
     np.testing.assert_allclose(features.X(), expected, rtol=2e-3, atol=1e-3)
@@ -514,8 +527,8 @@ def test_features_are_the_trunks(make_dataset: Make, run: Run, tiny_backbone: st
 
 def test_pooled_features_are_the_maps_pooled(make_dataset: Make, run: Run) -> None:
     root = make_dataset(each=3)
-    maps = load_features(run(root, dtype="float32").features).X()
-    average, top = (load_features(run(root, dtype="float32", pooling=how).features).X() for how in ("avg", "max"))
+    maps = load_features(run(root, dtype="float32").features_path).X()
+    average, top = (load_features(run(root, dtype="float32", pooling=how).features_path).X() for how in ("avg", "max"))
     assert average.shape == (6, 8)
     np.testing.assert_allclose(average, maps.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(top, maps.max(axis=(1, 2)), rtol=1e-4, atol=1e-5)
@@ -526,8 +539,8 @@ def test_the_batch_size_does_not_change_features(make_dataset: Make, run: Run, t
     """tensorflow#33104; and no batch is mixed up with the next, though the last one is not full."""
     root = make_dataset(each=5)
     (root / "lying" / "0005.png").write_bytes(b"a gap in a batch")
-    usual = load_features(run(root, dtype="float32").features)
-    other = load_features(run(root, dtype="float32", batch_size=batch_size, cache_dir=tmp_path / "other").features)
+    usual = load_features(run(root, dtype="float32").features_path)
+    other = load_features(run(root, dtype="float32", batch_size=batch_size, cache_dir=tmp_path / "other").features_path)
     assert usual.paths.tolist() == other.paths.tolist()
     np.testing.assert_allclose(other.X(), usual.X(), atol=1e-3)
 
@@ -537,10 +550,10 @@ def test_float16_overflow_names_the_way_out_and_the_picture(
 ) -> None:
     root = make_dataset(each=4)
     with monkeypatch.context() as patch:
-        real, calls = Trunk.__call__, iter(range(100))
-        patch.setattr(Trunk, "__call__", lambda self, x: real(self, x) + np.float32(1e6 * (next(calls) == 5)))
+        real, calls = KerasTrunk.__call__, iter(range(100))
+        patch.setattr(KerasTrunk, "__call__", lambda self, x: real(self, x) + np.float32(1e6 * (next(calls) == 5)))
         with pytest.raises(
-            ExtractionError, match=r"standing/001\.png: a feature of 1e\+06 .*--dtype float32"
+            ExtractionError, match=r"standing/001\.png: a feature of 1e\+06 .*`dtype=.float32.`"
         ) as caught:
             run(root, batch_size=1)
         assert "\n" not in str(caught.value)
@@ -551,7 +564,9 @@ def test_values_beyond_float16_are_stored_as_float32(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_dataset(each=2)
-    monkeypatch.setattr(Trunk, "__call__", lambda self, x: np.full((len(x), *self.feature_shape), 1e6, np.float32))
+    monkeypatch.setattr(
+        KerasTrunk, "__call__", lambda self, x: np.full((len(x), *self.info.feature_shape), 1e6, np.float32)
+    )
     done = run(root, dtype="float32")
     assert done.dtype == "float32" and (values(done) == 1e6).all()
 
@@ -562,7 +577,9 @@ def test_values_that_are_no_numbers_are_an_error(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch, value: float, dtype: str, tmp_path: Path
 ) -> None:
     root = make_dataset(each=2)
-    monkeypatch.setattr(Trunk, "__call__", lambda self, x: np.full((len(x), *self.feature_shape), value, np.float32))
+    monkeypatch.setattr(
+        KerasTrunk, "__call__", lambda self, x: np.full((len(x), *self.info.feature_shape), value, np.float32)
+    )
     with pytest.raises(ExtractionError, match=r"lying/000\.png: the trunk gave values that are not numbers"):
         run(root, dtype=dtype)
     assert CacheFolder(tmp_path / "cache").files() == []
@@ -571,17 +588,17 @@ def test_values_that_are_no_numbers_are_an_error(
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"pooling": "mean"}, BackboneError, "unknown pooling 'mean'; expected one of none, avg, max"),
-        ({"resize": "squash"}, BackboneError, "unknown resize 'squash'; expected one of stretch, crop, pad"),
-        ({"dtype": "float64"}, BackboneError, "unknown dtype 'float64'; expected one of float16, float32"),
-        ({"max_pixels": 0}, BackboneError, "--max-pixels must be at least 1, got 0"),
-        ({"batch_size": 0}, ExtractionError, "batch_size must be at least 1, got 0"),
+        ({"pooling": "mean"}, SettingError, "unknown `pooling` 'mean'; expected one of none, avg, max"),
+        ({"resize": "squash"}, SettingError, "unknown `resize` 'squash'; expected one of stretch, crop, pad"),
+        ({"dtype": "float64"}, SettingError, "unknown `dtype` 'float64'; did you mean 'float16'"),
+        ({"max_pixels": 0}, SettingError, "`max_pixels` must be at least 1, got 0"),
+        ({"batch_size": 0}, SettingError, "`batch_size` must be at least 1, got 0"),
         ({"backbone": "vgg61"}, BackboneError, "unknown backbone 'vgg61'; did you mean vgg"),
-        ({"backbone": "vgg16", "size": 16}, BackboneError, "at least 32 x 32 pixels"),
+        ({"backbone": "vgg16", "size": 16}, SettingError, "at least 32 x 32 pixels"),
         ({"layer": "lost"}, BackboneError, "no layer 'lost'; did you mean last"),
-        ({"preprocess": "auto"}, BackboneError, "give --preprocess as one of"),
-        ({"preprocess": "imagenet"}, BackboneError, "preprocess"),
-        ({"size": 64}, BackboneError, "takes pictures of 32 x 32"),
+        ({"preprocess": "auto"}, SettingError, "give `preprocess` as one of"),
+        ({"preprocess": "imagenet"}, SettingError, "unknown `preprocess` 'imagenet'"),
+        ({"size": 64}, SettingError, "takes pictures of 32 x 32"),
         ({"weights": "nowhere.weights.h5"}, WeightsError, "nowhere.weights.h5 cannot be read: no such file"),
         ({"backbone": "nowhere.keras"}, (WeightsError, BackboneError), "nowhere"),
     ],
@@ -606,13 +623,13 @@ def test_known_bad_pictures_are_not_decoded_again(
     reasons = add_bad_pictures(root)
     run(root)
     decoded: list[int] = []
-    real = pipeline.decode
+    real = pipeline_module.decode
 
     def count(data: bytes, *limits: int) -> Any:
         decoded.append(len(data))
         return real(data, *limits)
 
-    monkeypatch.setattr(pipeline, "decode", count)
+    monkeypatch.setattr(pipeline_module, "decode", count)
     assert run(root).quarantined == 4 and decoded == []
     picture(0, 60).save(root / "lying" / "new.png")
     done = run(root)
@@ -625,7 +642,7 @@ def test_a_large_picture_gets_in_when_more_pixels_are_allowed(make_dataset: Make
     picture(0, 5, (200, 100)).save(root / "lying" / "large.png")
     small = run(root, max_pixels=5000)
     assert (small.rows, small.quarantined) == (4, 1)
-    assert small.quarantine == [("lying/large.png", "20000 pixels are more than --max-pixels 5000")]
+    assert small.quarantine == [("lying/large.png", "20000 pixels are more than `max_pixels=5000`")]
     large = run(root, max_pixels=20_000)
     assert (large.rows, large.quarantined, large.computed) == (5, 0, 1)
     assert run(root, max_pixels=5000).quarantined == 0  # its features are there now
@@ -692,7 +709,7 @@ def test_a_vanished_pictures_duplicate_gets_in(make_dataset: Make, run: Run, mon
     on_call(monkeypatch, 1, (root / "standing" / "006.png").unlink)
     done = run(root, batch_size=1)
     assert [path for path, _ in done.quarantine] == ["standing/006.png"] and done.rows == 16
-    assert "standing/copy.png" in load_features(done.features).paths.tolist()
+    assert "standing/copy.png" in load_features(done.features_path).paths.tolist()
 
 
 def test_a_read_error_is_tried_again_by_the_next_run(
@@ -701,7 +718,7 @@ def test_a_read_error_is_tried_again_by_the_next_run(
     """Nothing in the listing has changed between the two runs, only the disk's mood."""
     root = make_dataset(each=3)
     bad = root / "lying" / "001.png"
-    real = pipeline.read_file
+    real = pipeline_module.read_file
 
     def moody(path: Path) -> bytes:
         if path == bad:
@@ -709,7 +726,7 @@ def test_a_read_error_is_tried_again_by_the_next_run(
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "read_file", moody)  # hashed at first, then not readable
+        patch.setattr(pipeline_module, "read_file", moody)  # hashed at first, then not readable
         first = run(root)
     assert first.quarantine == [("lying/001.png", "cannot be read: input/output error")]
     done = run(root)
@@ -726,13 +743,13 @@ def test_a_damaged_row_alone_is_computed_again(
     root = make_dataset()
     first = run(root, batch_size=1)
     whole = values(first)
-    damage(first.features, 3)
-    assert Features(first.features).damaged_rows() == [3]
+    damage(first.features_path, 3)
+    assert Features(first.features_path).damaged_rows() == [3]
     done = run(root, batch_size=1)
     assert (done.computed, done.rows) == (1, 16) and len(counted) == 17
-    assert done.features == first.features and np.array_equal(values(done), whole)
+    assert done.features_path == first.features_path and np.array_equal(values(done), whole)
     assert "1 rows are damaged and will be replaced" in caplog.text
-    assert not list(Path(done.features).parent.glob("*.partial"))
+    assert not list(Path(done.features_path).parent.glob("*.partial"))
     assert run(root, batch_size=1).computed == 0
 
 
@@ -741,7 +758,7 @@ def test_a_damaged_row_with_a_whole_duplicate_is_copied(make_dataset: Make, run:
     shutil.copy(root / "lying" / "000.png", root / "standing" / "copy.png")
     first = run(root)
     whole = values(first)
-    damage(first.features, 0)
+    damage(first.features_path, 0)
     done = run(root)
     assert done.computed == 0 and np.array_equal(values(done), whole)
 
@@ -750,7 +767,7 @@ def test_a_damaged_row_is_not_copied_into_another_file(make_dataset: Make, run: 
     root = make_dataset(each=3)
     first = run(root)
     whole = values(first)
-    damage(first.features, 2)
+    damage(first.features_path, 2)
     (root / "standing" / "002.png").unlink()
     done = run(root)
     assert (done.rows, done.computed) == (5, 1) and np.array_equal(values(done), whole[:5])
@@ -761,13 +778,13 @@ def test_a_truncated_file_is_made_anew(
 ) -> None:
     root = make_dataset()
     first = run(root)
-    whole, size = values(first), Path(first.features).stat().st_size
+    whole, size = values(first), Path(first.features_path).stat().st_size
     for length in (0, 100, size // 2, size - 1):
         caplog.clear()
-        os.truncate(first.features, length)
+        os.truncate(first.features_path, length)
         done = run(root)
         assert (done.computed, done.rows) == (16, 16) and np.array_equal(values(done), whole)
-        assert "extract again" in caplog.text and Path(first.features).name in caplog.text
+        assert "extract again" in caplog.text and Path(first.features_path).name in caplog.text
 
 
 def test_a_truncated_file_is_made_from_others(make_dataset: Make, run: Run, tmp_path: Path) -> None:
@@ -778,9 +795,9 @@ def test_a_truncated_file_is_made_from_others(make_dataset: Make, run: Run, tmp_
     run(root)
     for name in ("lying/090.png", "standing/090.png"):
         (root / name).unlink()
-    os.truncate(first.features, 1000)
+    os.truncate(first.features_path, 1000)
     done = run(root)
-    assert done.features == first.features and done.computed == 0 and np.array_equal(values(done), whole)
+    assert done.features_path == first.features_path and done.computed == 0 and np.array_equal(values(done), whole)
 
 
 def test_a_damaged_block_is_not_reused(
@@ -816,17 +833,17 @@ def test_rows_moved_in_a_file_meanwhile_are_not_mixed_up(
     root = make_dataset(each=3)
     first = run(root)
     picture(0, 40).save(root / "lying" / "040.png")
-    real = extraction.gather
+    real = assembly_module.gather
 
     def late(*arguments: Any) -> Any:
-        old = Features(first.features)
+        old = Features(first.features_path)
         if old.paths[0] == "lying/000.png":
             turned = {"ids": old.ids[::-1], "views": old.views, "paths": old.paths[::-1]}
             write_features(old.path, [old.stored()[::-1]], old.shape, spec=old.spec, tables=turned)
         return real(*arguments)
 
-    monkeypatch.setattr(extraction, "gather", late)
-    done = load_features(run(root).features)
+    monkeypatch.setattr(assembly_module, "gather", late)
+    done = load_features(run(root).features_path)
     np.testing.assert_allclose(done.X(), by_hand(tiny_backbone, root, done.paths), rtol=2e-3, atol=1e-3)
 
 
@@ -838,7 +855,7 @@ def test_blocks_that_vanish_meanwhile_are_found_where_they_went(
     interrupt(run, root, 5, monkeypatch)
     more = shutil.copytree(root, tmp_path / "more")
     picture(0, 40).save(more / "lying" / "040.png")
-    real, seen = extraction.gather, []
+    real, seen = assembly_module.gather, []
 
     def late(*arguments: Any) -> Any:
         seen.append(1)
@@ -846,11 +863,11 @@ def test_blocks_that_vanish_meanwhile_are_found_where_they_went(
             run(root)
         return real(*arguments)
 
-    monkeypatch.setattr(extraction, "gather", late)
+    monkeypatch.setattr(assembly_module, "gather", late)
     done = run(more)
     assert done.rows == 9 and len(seen) >= 3 and not list((tmp_path / "cache").glob("*.partial"))
     assert done.computed == 4, "the rest and the new one, once"
-    assert Features(done.features).damaged_rows() == []
+    assert Features(done.features_path).damaged_rows() == []
 
 
 # ------------------------------------------------------------------------------------------------- interrupts and kills
@@ -888,31 +905,34 @@ def test_blocks_of_an_interrupted_run_serve_another_listing(
 
 
 FAKE = """
-import json, os, signal, sys, time
+import dataclasses, json, os, signal, sys, time
 import numpy as np
-import featx.extraction, featx.computing, featx.recipe
+import featx.extraction.recipe, featx.extraction.run, featx.extraction.share
 from featx.cache import Features
 
 class Fake:
     '''A trunk without a network library: the picture's mean colours.'''
-    backbone, weights, layer, pooling, size, preprocess = "fake", "fake", "last", "none", 32, "none"
-    feature_shape, engine, seconds = (2, 2, 3), "fake", 0.0
+    info = featx.backbones.TrunkInfo(
+        backbone="fake", weights="fake", layer="last", pooling="none", size=32, preprocess="none", precision="float32",
+        engine="fake", feature_shape=(2, 2, 3), batch_size=32,
+    )
+    seconds = 0.0
 
     def __call__(self, images):
         time.sleep(self.seconds)
         return images.reshape(-1, 2, 16, 2, 16, 3).mean(axis=(2, 4), dtype=np.float32)
 
-featx.recipe.Recipe.trunk = lambda self: Fake()
+featx.extraction.recipe.Recipe.trunk = lambda self: Fake()
 root, cache = sys.argv[1], sys.argv[2]
 
 def extract(cache, **options):
-    return featx.extraction.extract(root, cache_dir=cache, backbone="vgg16", **{"batch_size": 1, **options})
+    return featx.extract(root, cache_dir=cache, backbone="vgg16", **{"batch_size": 1, **options})
 """
 
 # Every place where a process can die with another state on the disk: before and after each call of the trunk, each sync
 # and each rename, and while the blocks are deleted. Each in a forked process; then an undisturbed one.
 EVERY_INSTANT = """
-featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 4, 0
+featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 4, 0
 
 def forked(work):
     pid = os.fork()
@@ -944,7 +964,7 @@ def dying_at(moment):
 
 def undisturbed(name, file):
     done = extract(f"{cache}/{name}", batch_size=2)
-    features = Features(done.features)
+    features = Features(done.features_path)
     found = {"computed": done.computed, "listed": done.listed, "rows": done.rows,
              "paths": features.paths.tolist(), "X": features.X().tolist()}
     with open(file, "w") as out:
@@ -953,7 +973,7 @@ def undisturbed(name, file):
 def kept(name):
     '''Rows that lie in whole files.'''
     from featx.cache import CacheFolder
-    return len({key for features in CacheFolder(f"{cache}/{name}").features() for key in features.row_keys()})
+    return len({key for features in CacheFolder(f"{cache}/{name}").iter_features() for key in features.row_keys()})
 
 def count_kept(name, file):
     with open(file, "w") as out:
@@ -1027,11 +1047,12 @@ def test_killed_in_the_middle_with_the_real_trunk(
         return len(list((tmp_path / "cache").glob("*.partial/block-*")))
 
     script = (
-        "import sys, time\nimport featx.extraction\nfrom featx.backbones import Trunk\n"
-        "featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0\nreal, calls = Trunk.__call__, []\n"
+        "import sys, time\nimport featx\nimport featx.extraction.share\nfrom featx.backbones import KerasTrunk\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0\n"
+        "real, calls = KerasTrunk.__call__, []\n"
         "def held(self, images):\n    calls.append(1)\n    len(calls) > 8 and time.sleep(600)\n"
-        "    return real(self, images)\nTrunk.__call__ = held\n"
-        "featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
+        "    return real(self, images)\nKerasTrunk.__call__ = held\n"
+        "featx.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
         "batch_size=1)"
     )
     for kept in (2, 4):
@@ -1071,8 +1092,9 @@ def test_two_extractions_at_once(make_dataset: Make, tmp_path: Path) -> None:
     """lhotse#112: the second waits for the first and finds its work done."""
     root = make_dataset(each=10)
     body = (
-        "Fake.seconds = 0.03\nfeatx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0\ndone = extract(cache)\n"
-        "print(json.dumps([done.features, done.computed, done.rows, done.quarantined]))"
+        "Fake.seconds = 0.03\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0\ndone = extract(cache)\n"
+        "print(json.dumps([done.features_path, done.computed, done.rows, done.quarantined]))"
     )
     command = [sys.executable, "-c", FAKE + body, root, tmp_path / "cache"]
     both = [subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -1089,8 +1111,9 @@ def test_two_data_sets_at_once_in_one_folder(make_dataset: Make, tmp_path: Path)
     """Half of their pictures are the same; blocks of one may go while the other copies from them."""
     roots = [make_dataset(each=10), make_dataset(each=10, name="others", first=5)]
     body = (
-        "Fake.seconds = 0.01\nfeatx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 1, 0\ndone = extract(cache)\n"
-        "features = Features(done.features)\nprint(json.dumps([features.paths.tolist(), features.X().tolist()]))"
+        "Fake.seconds = 0.01\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 1, 0\ndone = extract(cache)\n"
+        "features = Features(done.features_path)\nprint(json.dumps([features.paths.tolist(), features.X().tolist()]))"
     )
 
     def start(root: Path, cache: str) -> subprocess.Popen[str]:
@@ -1109,7 +1132,7 @@ def test_few_open_files_are_enough(make_dataset: Make, tmp_path: Path) -> None:
     root = make_dataset(each=60)
     body = (
         "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))\n"
-        "featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 1, 0\nprint(extract(cache).computed)"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 1, 0\nprint(extract(cache).computed)"
     )
     command = [sys.executable, "-c", FAKE + body, root, tmp_path / "cache"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
@@ -1124,7 +1147,7 @@ def test_a_disk_without_room_is_said_before_anything_is_computed(
 ) -> None:
     root = make_dataset()
     (small_disk / "other").write_bytes(bytes(2**20 - 8192))
-    with pytest.raises(CacheError, match="no room .*--cache-dir"):
+    with pytest.raises(CacheError, match="no room .*`cache_dir`"):
         run(root, cache_dir=small_disk / "cache")
     assert counted == []
 
@@ -1133,8 +1156,8 @@ def test_a_disk_that_fills_up_keeps_finished_blocks(
     make_dataset: Make, run: Run, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, other = make_dataset(), small_disk / "other"
-    monkeypatch.setattr(computing, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(computing, "BLOCK_SECONDS", 0)
+    monkeypatch.setattr(share_module, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(share_module, "BLOCK_SECONDS", 0)
     with monkeypatch.context() as patch:
         on_call(patch, 9, lambda: other.write_bytes(bytes(shutil.disk_usage(small_disk).free)))
         with pytest.raises(CacheError, match="no room .*kept"):
@@ -1151,7 +1174,7 @@ def test_a_finished_extraction_can_be_used_from_a_read_only_disk(
     first = run(root, cache_dir=small_disk / "cache")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True, capture_output=True)
     second = run(root, cache_dir=small_disk / "cache")
-    assert second.computed == 0 and second.features == first.features
+    assert second.computed == 0 and second.features_path == first.features_path
     picture(0, 30).save(root / "lying" / "new.png")
     with pytest.raises(CacheError, match="cannot be written"):
         run(root, cache_dir=small_disk / "cache")
@@ -1162,9 +1185,9 @@ def test_a_finished_extraction_can_be_used_from_a_read_only_disk(
 
 MEMORY = """
 import resource
-from featx.images import content_id
+from featx._internal.hashing import content_id
 root, cache, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
-Fake.size, Fake.feature_shape = 64, (32, 32, 64)  # 256 KiB a picture as float32
+Fake.info = dataclasses.replace(Fake.info, size=64, feature_shape=(32, 32, 64))  # 256 KiB a picture as float32
 Fake.__call__ = lambda self, images: np.repeat(images[:, ::2, ::2, :1].astype(np.float32), 64, axis=3)
 os.makedirs(root + "/a")
 for number in range(each):
@@ -1199,7 +1222,7 @@ def test_pictures_are_decoded_while_the_trunk_runs(
 ) -> None:
     """The first batch ends only when a picture of the second has been decoded meanwhile."""
     later, decoded = threading.Event(), []
-    real_load, real_call = computing.load_file, Trunk.__call__
+    real_load, real_call = share_module.load_file, KerasTrunk.__call__
 
     def load(path: Path, *arguments: Any) -> Any:
         image = real_load(path, *arguments)
@@ -1208,33 +1231,33 @@ def test_pictures_are_decoded_while_the_trunk_runs(
             later.set()
         return image
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         assert later.wait(20), "nothing was decoded while the trunk was at work"
         return real_call(self, images)
 
-    monkeypatch.setattr(computing, "load_file", load)
-    monkeypatch.setattr(Trunk, "__call__", call)
+    monkeypatch.setattr(share_module, "load_file", load)
+    monkeypatch.setattr(KerasTrunk, "__call__", call)
     assert run(make_dataset(each=4), batch_size=4).computed == 8
 
 
 def test_no_more_pictures_are_decoded_ahead_than_fit_a_few_batches(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_load, real_call = computing.load_file, Trunk.__call__
+    real_load, real_call = share_module.load_file, KerasTrunk.__call__
     decoded, most = [0], [0]
 
     def load(*arguments: Any) -> Any:
         decoded[0] += 1
         return real_load(*arguments)
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         time.sleep(0.05)  # time to run ahead
         most[0] = max(most[0], decoded[0])
         decoded[0] -= len(images)
         return real_call(self, images)
 
-    monkeypatch.setattr(computing, "load_file", load)
-    monkeypatch.setattr(Trunk, "__call__", call)
+    monkeypatch.setattr(share_module, "load_file", load)
+    monkeypatch.setattr(KerasTrunk, "__call__", call)
     run(make_dataset(each=20), batch_size=2)
     assert most[0] <= 3 * 2 + 2 * len(os.sched_getaffinity(0))
 
@@ -1259,10 +1282,10 @@ def test_mnist_just_works(tmp_path: Path) -> None:
         for number in range(2):
             picture(label, number, (28, 28)).convert("L").save(tmp_path / "digits" / str(label) / f"{number}.png")
     settings = {"cache_dir": tmp_path / "cache", "backbone": "vgg16", "weights": "random", "pooling": "avg"}
-    done = extraction.extract(tmp_path / "digits", batch_size=4, **settings)
+    done = run_module.extract(tmp_path / "digits", batch_size=4, **settings)
     assert (done.rows, done.shape, done.spec["size"]) == (4, (4, 512), 224)
-    with pytest.raises(BackboneError, match="at least 32 x 32 pixels, got --size 28"):
-        extraction.extract(tmp_path / "digits", size=28, **settings)
+    with pytest.raises(SettingError, match="at least 32 x 32 pixels, got `size=28`"):
+        run_module.extract(tmp_path / "digits", size=28, **settings)
 
 
 def test_weights_that_change_meanwhile_never_get_into_the_cache(
@@ -1271,25 +1294,25 @@ def test_weights_that_change_meanwhile_never_get_into_the_cache(
     """A training job writes its file anew while the pictures are hashed."""
     root, file = make_dataset(each=2), tmp_path / "mine.keras"
     shutil.copy(tiny_backbone, file)
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     other = load_keras().saving.load_model(tiny_backbone)
     other.set_weights([value + 1 for value in other.get_weights()])
     other.save(tmp_path / "other.keras")
-    real = census.read_file
+    real = census_module.read_file
 
     def meanwhile(path: Path) -> bytes:
         shutil.copy(tmp_path / "other.keras", file)
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(census, "read_file", meanwhile)
+        patch.setattr(census_module, "read_file", meanwhile)
         with pytest.raises(ExtractionError, match="weights were changed while featx was running; run the same command"):
             run(root, backbone=str(file))
     done = run(root, backbone=str(file))
-    images = np.stack([resize(decode((root / p).read_bytes()), 32) for p in load_features(done.features).paths])
+    images = np.stack([resize(decode((root / p).read_bytes()), 32) for p in load_features(done.features_path).paths])
     trunk = Recipe(backbone=str(tmp_path / "other.keras"), preprocess="rescale").trunk()
-    np.testing.assert_allclose(load_features(done.features).X(), trunk(images), rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(load_features(done.features_path).X(), trunk(images), rtol=2e-3, atol=1e-3)
 
 
 def test_an_interrupted_run_goes_on_without_reading_what_is_done(
@@ -1298,8 +1321,8 @@ def test_an_interrupted_run_goes_on_without_reading_what_is_done(
     root = make_dataset(each=8)
     interrupt(run, root, 8, monkeypatch)
     read: list[Path] = []
-    real = census.read_file
-    monkeypatch.setattr(census, "read_file", lambda path: (read.append(path), real(path))[1])
+    real = census_module.read_file
+    monkeypatch.setattr(census_module, "read_file", lambda path: (read.append(path), real(path))[1])
     assert run(root, batch_size=4).computed == 8
     assert len(read) == 8
 
@@ -1307,9 +1330,9 @@ def test_an_interrupted_run_goes_on_without_reading_what_is_done(
 def test_what_a_kill_in_the_last_instant_leaves_is_removed(make_dataset: Make, run: Run, tmp_path: Path) -> None:
     root = make_dataset(each=2)
     done = run(root)
-    partial = Path(done.features).with_suffix(".partial")
+    partial = Path(done.features_path).with_suffix(".partial")
     partial.mkdir()
-    shutil.copy(done.features, partial / "block-00000.h5")
+    shutil.copy(done.features_path, partial / "block-00000.h5")
     assert run(root).computed == 0 and not partial.exists()
 
 
@@ -1337,15 +1360,15 @@ def test_a_memo_with_another_networks_spec_ends_in_an_error_not_in_the_cache(
 
 def test_explaining_writes_nothing(make_dataset: Make, tmp_path: Path, tiny_backbone: str, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True, capture_output=True)
-    found = explain(make_dataset(each=2), cache_dir=small_disk, backbone=tiny_backbone, preprocess="rescale")
-    assert found["would_compute"] == 4
+    found = plan(make_dataset(each=2), cache_dir=small_disk, backbone=tiny_backbone, preprocess="rescale")
+    assert found.would_compute == 4
 
 
 def test_explaining_knows_of_damage(make_dataset: Make, run: Run, tmp_path: Path, tiny_backbone: str) -> None:
     done = run(make_dataset(each=2))
-    damage(Path(done.features), 1)
-    found = explain(tmp_path / "stripes", cache_dir=tmp_path / "cache", backbone=tiny_backbone, preprocess="rescale")
-    assert (found["would_compute"], found["would_reuse"]) == (1, 3)
+    damage(Path(done.features_path), 1)
+    found = plan(tmp_path / "stripes", cache_dir=tmp_path / "cache", backbone=tiny_backbone, preprocess="rescale")
+    assert (found.would_compute, found.would_reuse) == (1, 3)
 
 
 def test_memory_that_runs_out_is_no_property_of_a_picture(
@@ -1353,7 +1376,7 @@ def test_memory_that_runs_out_is_no_property_of_a_picture(
 ) -> None:
     """The next run has more of it; the picture is not remembered as damaged."""
     root = make_dataset(each=2)
-    real, calls = pipeline.decode, itertools.count()
+    real, calls = pipeline_module.decode, itertools.count()
 
     def short(*arguments: Any) -> Any:
         if next(calls) == 1:
@@ -1361,7 +1384,7 @@ def test_memory_that_runs_out_is_no_property_of_a_picture(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "decode", short)
+        patch.setattr(pipeline_module, "decode", short)
         assert run(root).quarantined == 1
     assert (run(root).rows, run(root).quarantined) == (4, 0)
 
@@ -1397,7 +1420,7 @@ def test_awkward_pictures(
     assert done.listed == done.rows + done.quarantined == 175 and done.quarantined > 10
     assert all(reason and "\n" not in reason for _, reason in done.quarantine)
     assert capfd.readouterr() == ("", "") and caplog.records == []
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     assert len(features) == done.rows == len(set(features.paths))
     calls = len(counted)
     again = run(shared / "data" / "awkward")
@@ -1410,24 +1433,24 @@ def test_orientations_of_one_scene_are_one_scene(shared: Path, run: Run, tmp_pat
     (tmp_path / "exif").mkdir()
     for number in range(9):
         shutil.copy(shared / "data" / "awkward" / "exif" / f"{scene}_{number}.jpg", tmp_path / "exif")
-    X = load_features(run(tmp_path / "exif").features).X().reshape(9, -1)
+    X = load_features(run(tmp_path / "exif").features_path).X().reshape(9, -1)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     assert (unit @ unit.T).min() > 0.99
 
 
 def test_real_features_agree_with_an_independent_computation(shared: Path, real_weights: Path, tmp_path: Path) -> None:
     """MobileNetV2 by Keras alone: Pillow's bilinear stretch, ``load_weights`` and Keras's own preprocessing."""
-    from featx._keras import load_keras
+    from featx._internal.keras import load_keras
 
     keras = load_keras()
     for kind in ("daisy", "roses"):
         (tmp_path / "data" / kind).mkdir(parents=True)
         for path in sorted((shared / "data" / "flowers" / "train" / kind).glob("*.jpg"))[:2]:
             shutil.copy(path, tmp_path / "data" / kind)
-    done = extraction.extract(
+    done = run_module.extract(
         tmp_path / "data", cache_dir=tmp_path / "cache", backbone="mobilenetv2", weights=str(real_weights), size=96
     )
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(96, 96, 3))
     network.load_weights(real_weights)
     pictures = [Image.open(tmp_path / "data" / p).convert("RGB") for p in features.paths]
@@ -1470,8 +1493,8 @@ def test_the_profile_says_where_the_time_went(
 def test_waiting_is_what_the_trunk_does_when_pictures_are_slow(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tick: Callable[[float], None]
 ) -> None:
-    real = pipeline.decode
-    monkeypatch.setattr(pipeline, "decode", lambda *arguments: (tick(0.125), real(*arguments))[1])
+    real = pipeline_module.decode
+    monkeypatch.setattr(pipeline_module, "decode", lambda *arguments: (tick(0.125), real(*arguments))[1])
     found = run(make_dataset(each=10), batch_size=20).profile
     assert found["decode"] >= 20 * 0.125, "by all threads together"
     assert (found["waiting"], found["trunk"]) == (20 * 0.125, 0.0)
@@ -1492,15 +1515,15 @@ def test_a_full_device_gets_smaller_batches(
 
     root = make_dataset(each=7)
     expected = values(run(root, batch_size=10, cache_dir=root.parent / "other"))
-    real, sizes = Trunk.__call__, []
+    real, sizes = KerasTrunk.__call__, []
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         sizes.append(len(images))
         if len(images) > fits:
             raise ResourceExhaustedError(said)
         return real(self, images)
 
-    monkeypatch.setattr(Trunk, "__call__", call)
+    monkeypatch.setattr(KerasTrunk, "__call__", call)
     done = run(root, batch_size=10)
     np.testing.assert_allclose(values(done), expected, rtol=1e-3)
     halves = [10, 5, 3, 2, 1]
@@ -1509,10 +1532,10 @@ def test_a_full_device_gets_smaller_batches(
 
 
 def test_any_other_error_of_the_trunk_comes_out(make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: Trunk, images: Any) -> Any:
+    def fails(self: KerasTrunk, images: Any) -> Any:
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(Trunk, "__call__", fails)
+    monkeypatch.setattr(KerasTrunk, "__call__", fails)
     with pytest.raises(RuntimeError, match="bug"):
         run(make_dataset(each=3))
 
@@ -1529,14 +1552,14 @@ def test_files_too_fresh_at_first_are_noted_by_the_next_run(
     root = make_dataset(each=3)
     run(root)
     read: list[Path] = []
-    real = census.read_file
-    monkeypatch.setattr(census, "read_file", lambda path: (read.append(path), real(path))[1])
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    real = census_module.read_file
+    monkeypatch.setattr(census_module, "read_file", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
     assert run(root).computed == 0 and len(read) == 6
     assert run(root).computed == 0 and len(read) == 6
     (root / "lying" / "000.png").write_bytes((root / "standing" / "000.png").read_bytes())
     assert run(root).reused == 6 and len(read) == 7, "what has changed is read"
-    assert load_features(run(root).features).ids[0] == load_features(run(root).features).ids[3]
+    assert load_features(run(root).features_path).ids[0] == load_features(run(root).features_path).ids[3]
 
 
 @pytest.mark.parametrize("edit", ['{"digest": "0"}', "[" * 100_000, '{"stat": 5}', "other"])
@@ -1545,12 +1568,12 @@ def test_an_edited_note_of_files_is_not_believed(
 ) -> None:
     root = make_dataset(each=3)
     run(root)
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
     run(root)
     (memo,) = (tmp_path / "cache").glob("stat-*.json")
-    first, second = load_features(run(root).features).ids[:2]
+    first, second = load_features(run(root).features_path).ids[:2]
     memo.write_text(memo.read_text().replace(str(first), str(second)) if edit == "other" else edit)
-    assert load_features(run(root).features).ids.tolist()[:2] == [first, second]
+    assert load_features(run(root).features_path).ids.tolist()[:2] == [first, second]
 
 
 def test_a_draft_is_another_spec(make_dataset: Make, run: Run) -> None:
@@ -1568,6 +1591,6 @@ def test_large_jpegs_are_drafted_for_extraction_and_for_prediction(tmp_path: Pat
         )
     full, draft = (run(tmp_path / "photos", draft=d, dtype="float32") for d in (False, True))
     assert not np.array_equal(values(full), values(draft))
-    features = load_features(draft.features)
+    features = load_features(draft.features_path)
     classifier = featx.fit(features, "logreg", input="flat", validation=0)
-    assert classifier.recipe.draft and classifier.doctor(features)["ok"]
+    assert classifier.recipe.draft and classifier.doctor(features).ok

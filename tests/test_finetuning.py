@@ -16,14 +16,14 @@ import pytest
 from conftest import disk_of, picture
 
 import featx
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import PIXELS, SCRATCH, Division, build_tail, divide
 from featx.backbones.scratch import build_scratch
 from featx.classifier import Classifier
-from featx.errors import BackboneError, TrainingError
-from featx.heads import head_layers, layer_weights, make_head
+from featx.errors import BackboneError, SettingError, TrainingError
+from featx.heads import make_head
 from featx.tail import Checkpoints, TailHead, checkpoints
-from featx.tail.course import Course
+from featx.tail.training import TailTraining
 
 Make = Callable[..., Path]
 FAST: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 8}
@@ -100,7 +100,7 @@ def test_the_gradient_flows_where_it_should(
     tune: Any, residual: str, unfreeze: str, cut: str, trains: set[str]
 ) -> None:
     classifier = tune(unfreeze=unfreeze, optimizer="sgd", patience=99, validation=0)
-    assert classifier.report["cut"] == cut
+    assert classifier.fitting.cut == cut
     for name, (before, after) in weights_by_layer(residual, classifier).items():
         same = [np.array_equal(b, a) for b, a in zip(before, after, strict=True)]
         if name not in trains:
@@ -115,12 +115,12 @@ def test_training_on_the_cache_is_training_end_to_end_with_frozen_layers(tune: A
     """The same batches through the same layers: the weights agree but for rounding."""
     options = {"unfreeze": "block_b", "validation": 0, "dtype": "float32", "optimizer": "sgd"}
     cached, live = tune(**options), tune(**options, live_augment=True)
-    assert (cached.report["cut"], live.report["cut"]) == ("pool", PIXELS)
+    assert (cached.fitting.cut, live.fitting.cut) == ("pool", PIXELS)
     ours, theirs = weights_by_layer(residual, cached), weights_by_layer(residual, live)
     for name, (_, after) in ours.items():
         for a, b in zip(after, theirs[name][1], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=name)
-    np.testing.assert_allclose(cached.report["history"]["loss"], live.report["history"]["loss"], rtol=1e-3)
+    np.testing.assert_allclose(cached.fitting.history["loss"], live.fitting.history["loss"], rtol=1e-3)
 
 
 def test_it_is_what_keras_would_do(tune: Any, residual: str, make_dataset: Make) -> None:
@@ -139,7 +139,7 @@ def test_it_is_what_keras_would_do(tune: Any, residual: str, make_dataset: Make)
     x = keras.layers.GlobalAveragePooling2D()(base(pictures / 255, training=False))
     model = keras.Model(pictures, keras.layers.Dense(2, kernel_initializer="zeros")(x))
     model.compile(keras.optimizers.SGD(1e-2, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(True))
-    features = given.features()
+    features = given.features_of()
     X = np.stack([np.asarray(picture(kind, n).resize((32, 32), 2)) for kind in (0, 1) for n in range(8)])
     model.fit(X.astype(np.float32), np.repeat([0, 1], 8), batch_size=16, epochs=1, verbose=0)
     expected = keras.ops.softmax(model.predict_on_batch(X.astype(np.float32)))
@@ -151,8 +151,8 @@ def test_no_tail_at_all_is_a_plain_head(tune: Any, make_dataset: Make, residual:
     dataset = make_dataset(classes=3, each=16)
     tuned = tune(dataset, unfreeze="none", head_params={"C": 0.1})
     done = featx.extract(dataset, cache_dir=tmp_path / "cache", backbone=residual, preprocess="rescale")
-    plain = featx.fit(done.features, "logreg", C=0.1)
-    features = plain.features()
+    plain = featx.fit(done.features_path, "logreg", C=0.1)
+    features = plain.features_of()
     np.testing.assert_array_equal(tuned.predict_proba(features), plain.predict_proba(features))
 
 
@@ -164,8 +164,8 @@ def test_layers_compute_what_the_fitted_head_does(head: str, input: str, classes
     X = (3 * rng.normal(size=(30, 3, 3, 5)) + 1).astype(np.float32)
     y = np.arange(30) % classes
     fitted = make_head(head, input=input, **({"epochs": 2} if "mlp" in head else {})).fit(X, y)
-    layers = head_layers(fitted, X.shape[1:], classes)
-    layers.set_weights(layer_weights(fitted))
+    layers = fitted.keras_layers(X.shape[1:], classes)
+    layers.set_weights(fitted.keras_weights())
     probabilities = load_keras().ops.softmax(layers.predict_on_batch(X))
     np.testing.assert_allclose(probabilities, fitted.predict_proba(X), atol=1e-5)
 
@@ -175,10 +175,10 @@ def test_the_head_comes_first(tune: Any, make_dataset: Make, residual: str, tmp_
     dataset = make_dataset(classes=3, each=16)
     plain = tune(dataset, unfreeze="none")
     tuned = tune(dataset, unfreeze="mix", learning_rate=1e-9, epochs=1)
-    assert tuned.report["start_validation_accuracy"] == plain.report["validation_accuracy"]
-    assert tuned.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+    assert tuned.fitting.start_validation_accuracy == plain.fitting.validation_accuracy
+    assert tuned.fitting.validation_accuracy >= plain.fitting.validation_accuracy
     spoiled = tune(dataset, unfreeze="mix", learning_rate=30.0, epochs=2)  # whatever this does, the start is kept
-    assert spoiled.report["validation_accuracy"] >= plain.report["validation_accuracy"]
+    assert spoiled.fitting.validation_accuracy >= plain.fitting.validation_accuracy
 
 
 def test_random_weights_are_one_network_before_and_behind_the_cut(make_dataset: Make, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_random_weights_are_one_network_before_and_behind_the_cut(make_dataset: 
         assert tuned.spec["weights"] == "random-3"
         tail = tuned.head.model_.tail  # type: ignore[attr-defined]
         trunk = featx.build_trunk("mobilenetv2-0.35", weights="random", size=32, random_state=3)
-        features = tuned.features()
+        features = tuned.features_of()
         pictures = np.stack([np.asarray(picture(0, n).resize((32, 32), 2)) for n in range(6)])
         np.testing.assert_allclose(
             tail.predict_on_batch(features.X(slice(0, 6))), trunk(pictures), rtol=1e-3, atol=1e-3
@@ -207,8 +207,8 @@ def test_the_last_epoch_is_kept_if_asked_for(tune: Any, make_dataset: Make) -> N
     dataset = make_dataset(classes=3, each=16)
     options = {"unfreeze": "mix", "epochs": 4, "patience": 1, "learning_rate": 3.0}  # which does no good
     best, last = tune(dataset, **options), tune(dataset, **options, keep="last")
-    assert (best.report["stopped"], best.report["best_epoch"]) == ("patience", 0)
-    assert (last.report["stopped"], last.report["epochs"], last.report["best_epoch"]) == ("epochs", 4, 4)
+    assert (best.fitting.stopped, best.fitting.best_epoch) == ("patience", 0)
+    assert (last.fitting.stopped, last.fitting.epochs, last.fitting.best_epoch) == ("epochs", 4, 4)
 
 
 def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_init_starts_from_a_fitted_head(tune: Any, make_dataset: Make, tmp_path:
     tuned = featx.finetune(
         dataset, unfreeze="mix", init=tmp_path / "head", epochs=1, learning_rate=1e-12, cache_dir=tmp_path / "cache"
     )
-    plain, tail = first.features(), tuned.features()
-    assert tuned.report["head"] == "mlp"
+    plain, tail = first.features_of(), tuned.features_of()
+    assert tuned.fitting.head == "mlp"
     np.testing.assert_allclose(tuned.predict_proba(tail), first.predict_proba(plain), atol=5e-3)  # float16
 
 
@@ -242,15 +242,15 @@ def test_a_saved_tail_predicts_the_same(tune: Any, make_dataset: Make, tmp_path:
     classifier = tune(dataset, **given)
     classifier.save(tmp_path / "model")
     again = Classifier.load(tmp_path / "model")
-    features = again.features()
+    features = again.features_of()
     np.testing.assert_array_equal(again.predict_proba(features), classifier.predict_proba(features))
-    assert again.doctor(features)["max_abs_difference"] < 1e-6
+    assert again.doctor(features).max_abs_difference < 1e-6
     predictions, bad = again.predict([tmp_path / "new"])
     assert (len(predictions), bad) == (12, [])
-    assert again.evaluate(features, "validation").accuracy == classifier.report["validation_accuracy"]
+    assert again.evaluate(features, "validation").accuracy == classifier.fitting.validation_accuracy
     lines = (tmp_path / "model" / "history.csv").read_text().splitlines()
     assert lines[0] == "epoch,loss,accuracy,val_loss,val_accuracy"
-    assert len(lines) == 1 + classifier.report["epochs"]
+    assert len(lines) == 1 + classifier.fitting.epochs
 
 
 def test_a_moved_network_is_found_again(tune: Any, residual: str, make_dataset: Make, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_scratch_networks_learn(make_dataset: Make, tmp_path: Path) -> None:
             dataset, from_scratch=name, size=size, epochs=12, head_params={"hidden": 32}, batch_size=8,
             cache_dir=tmp_path / "cache",
         )  # fmt: skip
-        assert classifier.report["validation_accuracy"] >= 0.9, name
+        assert classifier.fitting.validation_accuracy >= 0.9, name
 
 
 # ----------------------------------------------------------------------------------------------------- the two networks
@@ -294,7 +294,7 @@ def test_alexnet_is_the_papers() -> None:
     assert (shapes["pool1"], shapes["pool2"], shapes["pool5"]) == ((27, 27, 96), (13, 13, 256), (6, 6, 256))
     assert np.prod(shapes["pool5"]) == 9216
     head, params = SCRATCH["alexnet"].head
-    top = head_layers(make_head(head, **params), (6, 6, 256), 10)
+    top = make_head(head, **params).keras_layers((6, 6, 256), 10)
     assert [w.shape for w in top.weights if len(w.shape) == 2] == [(9216, 4096), (4096, 4096), (4096, 10)]
 
 
@@ -313,15 +313,16 @@ def test_local_response_normalisation_is_the_papers() -> None:
 
 @pytest.mark.parametrize(("size", "near"), [(224, 227), (100, 99), (20, 67)])
 def test_a_size_that_does_not_go_through_alexnet_is_explained(size: int, near: int) -> None:
-    with pytest.raises(BackboneError, match=rf"\({size} \+ 2 x 0 - 11\) / 4 \+ 1 = .* or {near}$"):
+    with pytest.raises(SettingError, match=rf"\({size} \+ 2 x 0 - 11\) / 4 \+ 1 = .* `size=227` or {near}$") as caught:
         build_scratch("alexnet", size, 0)
+    assert caught.value.setting == "size"
 
 
 def test_the_mean_image_is_that_of_the_training_rows(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
     classifier = tune(
         make_dataset(classes=2, each=10), from_scratch="alexnet", size=67, epochs=1, head_params={"hidden": 4}
     )
-    features = classifier.features()
+    features = classifier.features_of()
     train = np.isin(features.ids, classifier.train_ids)
     layer = classifier.head.model_.get_layer("alexnet").get_layer("mean_image")
     np.testing.assert_allclose(-64 * layer.get_weights()[1], features.X(train).mean(axis=0), atol=1e-3)
@@ -366,16 +367,15 @@ def test_live_augmentation_depends_on_picture_and_epoch_alone(tune: Any, make_da
     dataset = make_dataset(classes=2, each=8)
     options = {"unfreeze": "all", "live_augment": True, "views": featx.Views(2, flip=True, zoom=0.2), "validation": 0}
     a, b = tune(dataset, **options), tune(dataset, **options, cache_dir=dataset.parent / "other")
-    assert a.report["history"] == b.report["history"]
+    assert a.fitting.history == b.fitting.history
     plain = tune(dataset, unfreeze="all", validation=0)
-    assert a.report["history"] != plain.report["history"]
+    assert a.fitting.history != plain.fitting.history
 
 
 def test_views_are_drawn_one_a_picture(tune: Any, make_dataset: Make) -> None:
     classifier = tune(make_dataset(classes=2, each=8), unfreeze="mix", views=featx.Views(3, flip=True, zoom=0.3))
-    report = classifier.report
-    assert report["train_views"] == 2 * report["train_rows"]
-    assert set(classifier.features().views.tolist()) <= {0, 1, 2}
+    assert classifier.fitting.train_views == 2 * classifier.fitting.train_rows
+    assert set(classifier.features_of().views.tolist()) <= {0, 1, 2}
 
 
 # ------------------------------------------------------------------------------------------------- interrupted and full
@@ -400,7 +400,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     seen: list[int] = []
     again = tune(dataset, **options, checkpoints=tmp_path / "kept", on_epoch=lambda epoch, told: seen.append(epoch))
     assert seen == [3, 4]
-    assert again.report["history"] == whole.report["history"]
+    assert again.fitting.history == whole.fitting.history
     for a, b in zip(again.head.get_state().values(), whole.head.get_state().values(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -453,7 +453,7 @@ def test_killed_training_goes_on(make_dataset: Make, residual: str, tmp_path: Pa
     again = featx.finetune(dataset, on_epoch=lambda epoch, _: epochs.append(epoch), **settings)
     assert epochs == list(range(epochs[0], 13)) and epochs[0] in (8, 9)
     whole = featx.finetune(dataset, **{**settings, "checkpoints": str(tmp_path / "other")})
-    assert again.report["history"] == whole.report["history"]
+    assert again.fitting.history == whole.fitting.history
 
 
 def test_no_room_for_a_checkpoint_is_said(
@@ -470,20 +470,20 @@ def test_a_loss_that_is_no_number_stops_training(
     tune: Any, make_dataset: Make, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make_dataset(classes=2, each=8)
-    with pytest.raises(TrainingError, match=r"not a number in epoch 1; try a lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"not a number in epoch 1; try a lower `learning_rate`"):
         tune(dataset, unfreeze="mix", learning_rate=1e38, optimizer="sgd", schedule="constant", epochs=5, batch_size=4)
-    healthy = Course._epoch
+    healthy = TailTraining.train
 
-    def spoilt(course: Course, number: int, tell: Any) -> dict[str, float]:
-        told = healthy(course, number, tell)
-        return {**told, "loss": np.nan} if number == 3 else told
+    def spoilt(training: TailTraining, epoch: int) -> dict[str, float]:
+        logs = healthy(training, epoch)
+        return {**logs, "loss": np.nan} if epoch == 3 else logs
 
-    monkeypatch.setattr(Course, "_epoch", spoilt)
+    monkeypatch.setattr(TailTraining, "train", spoilt)
     for validation in (0, 0.2):
         late = tune(dataset, unfreeze="mix", epochs=9, validation=validation)
-        assert (late.report["stopped"], late.report["epochs"]) == ("nan", 2)
+        assert (late.fitting.stopped, late.fitting.epochs) == ("nan", 2)
         assert "in epoch 3: training stopped" in caplog.text
-        assert np.isfinite(late.predict_proba(late.features())).all()
+        assert np.isfinite(late.predict_proba(late.features_of())).all()
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -503,36 +503,55 @@ def test_one_class_is_said(tune: Any, make_dataset: Make) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"optimizer": "lion"}, "unknown optimizer 'lion'; expected one of adamw, adam, sgd"),
-        ({"schedule": "steps"}, "unknown schedule 'steps'"),
-        ({"epochs": 0}, "epochs must be positive"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"label_smoothing": 1.0}, "label_smoothing"),
-        ({"rate": 1.0}, "fine-tuning has no setting 'rate'"),
-        ({"head": "knn"}, "KNNHead has no weights that could be trained further"),
-        ({"pooling": "avg"}, "fine-tuning needs maps"),
-        ({"from_scratch": "cnn5"}, "unknown network 'cnn5'"),
-        ({"from_scratch": "cnn4", "size": 40}, "cnn4 needs pictures of at least 46 x 46"),
-        ({"unfreeze": "mix", "head_params": {"C": -1}}, "C must be positive"),
+        ({"optimizer": "lion"}, "unknown `optimizer` 'lion'; expected one of adamw, adam, sgd"),
+        ({"schedule": "steps"}, "unknown `schedule` 'steps'"),
+        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be above 0, got -1.0"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0"),
+        ({"head": "knn"}, "the knn head has no weights that could be trained further; take another `head`"),
+        ({"unfreeze": "mix", "head_params": {"C": -1}}, "`C` must be from 1e-10 to 1e.06, got -1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], message: str) -> None:
-    with pytest.raises((TrainingError, BackboneError), match=message):
+def test_settings_of_training_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
         tune(**{"unfreeze": "mix", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "message"),
+    [
+        ({"rate": 1.0}, "rate", "fine-tuning has no setting 'rate'; "),
+        ({"learning_rat": 1.0}, "learning_rat", "fine-tuning has no setting 'learning_rat'; did you mean `learning_ra"),
+        ({"head": "forest"}, "head", "unknown `head` 'forest'; expected one of bn-mlp, "),
+        ({"head_params": {"C": 1, "hidden": 3}}, "hidden", "the logreg head has no setting 'hidden'; it takes C, inp"),
+        ({"pooling": "avg"}, "pooling", "fine-tuning needs maps; leave `pooling` out, and give the head's `input` as "),
+        ({"pooling": "sum"}, "pooling", "unknown `pooling` 'sum'; expected one of none, avg, max"),
+        ({"from_scratch": "cnn5"}, "from_scratch", "unknown `from_scratch` 'cnn5' (did you mean 'cnn4'?); expected"),
+        ({"from_scratch": "cnn4", "size": 40}, "size", "cnn4 needs pictures of at least 46 x 46 pixels, got `size=40`"),
+        ({"validation": 1.0}, "validation", "`validation` must be at least 0 and below 1, got 1"),
+        ({"live_augment": True, "views": 3}, "views", "`views` must be a featx.Views, such as Views(5, flip=True, z"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], setting: str, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        tune(**{"unfreeze": "mix", **given})
+    assert str(caught.value).startswith(message) and caught.value.setting == setting
 
 
 def test_init_brings_its_own_network_and_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=2, each=8)
     plain, tuned = tune(dataset, unfreeze="none"), tune(dataset, unfreeze="mix", epochs=1)
-    for init, given, message in (
-        (plain, {"backbone": "resnet50"}, "brings its own network, whose backbone is"),
-        (plain, {"head": "svm"}, "brings its own head, logreg"),
-        (tuned, {}, "this one has a tail"),
-        (plain, {"from_scratch": "cnn4"}, "give one of the two"),
+    for init, given, setting, message in (
+        (plain, {"backbone": "resnet50"}, "backbone", "^`init` brings its own network, whose `backbone` is .*resnet50"),
+        (plain, {"head": "svm"}, "head", "^`init` brings its own head, logreg; leave `head` and its settings out$"),
+        (tuned, {}, "init", "^`init` takes a classifier that is a plain head on a frozen network; this one has a t"),
+        (plain, {"from_scratch": "cnn4"}, "init", "`from_scratch` from nothing; give one of the two$"),
     ):
-        with pytest.raises(TrainingError, match=message):
+        with pytest.raises(SettingError, match=message) as caught:
             featx.finetune(dataset, init=init, cache_dir=tmp_path / "cache", **given)
+        assert caught.value.setting == setting
     more = make_dataset(classes=3, each=8, name="more")
     with pytest.raises(TrainingError, match="knows the classes lying, standing, the data set has lying, slanted"):
         featx.finetune(more, unfreeze="mix", init=plain, cache_dir=tmp_path / "cache")
@@ -561,11 +580,12 @@ def test_tensorboard_hears_of_each_epoch(tune: Any, tmp_path: Path) -> None:
 def test_pixels_are_cached_as_they_are(make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=2, each=4)
     done = featx.extract(dataset, backbone="pixels", size=24, cache_dir=tmp_path / "cache")
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     assert (features.shape, str(features.dtype)) == ((8, 24, 24, 3), "uint8")
     expected = np.asarray(picture(0, 0).resize((24, 24), 2))
     np.testing.assert_array_equal(features.stored([0])[0], expected)
-    with pytest.raises(BackboneError, match="give --size"):
+    with pytest.raises(SettingError, match="^pixels have no size of their own; give `size`, such as `size=") as missing:
         featx.extract(dataset, backbone="pixels", cache_dir=tmp_path / "cache")
-    with pytest.raises(BackboneError, match="--pooling and --preprocess do not apply"):
+    assert missing.value.setting == "size"
+    with pytest.raises(SettingError, match="`layer`, `pooling` and `preprocess` do not apply$"):
         featx.extract(dataset, backbone="pixels", size=24, pooling="avg", cache_dir=tmp_path / "cache")

@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from featx.errors import TrainingError
-from featx.heads import HEADS, BNMLPHead, KNNHead, LogisticHead, RidgeHead, SVMHead, make_head
+from featx.errors import SettingError, TrainingError
+from featx.heads import HEADS, BNMLPHead, HeadParams, KNNHead, LogisticHead, RidgeHead, SVMHead, make_head
 
 KERAS_HEADS = ["bn-mlp", "mlp"]
 LINEAR_HEADS = ["logreg", "svm", "ridge"]
@@ -377,27 +377,64 @@ def test_labels_may_be_strings_and_classes_are_sorted(name: str) -> None:
 @pytest.mark.parametrize(
     ("names", "setting", "message"),
     [
-        (KERAS_HEADS, {"dropout": 1}, "dropout must be at least 0 and below 1. Got 1 instead."),
-        (KERAS_HEADS, {"dropout": -0.1}, "dropout must be at least 0 and below 1. Got -0.1 instead."),
-        (KERAS_HEADS, {"hidden": 0}, "hidden must be positive. Got 0 instead."),
-        (KERAS_HEADS, {"epochs": 0}, "epochs must be positive. Got 0 instead."),
-        (KERAS_HEADS, {"batch_size": 0}, "batch_size must be positive. Got 0 instead."),
-        (KERAS_HEADS, {"learning_rate": 0}, "learning_rate must be positive. Got 0 instead."),
-        (LINEAR_HEADS, {"C": 0}, "C must be .*Got 0 instead."),
-        (LINEAR_HEADS, {"C": -1}, "C must be .*Got -1 instead."),
-        (LINEAR_HEADS, {"C": float("nan")}, "C must be .*Got nan instead."),
-        (LINEAR_HEADS, {"C": 1e300}, "C must be .*Got 1e\\+300 instead."),
-        (["knn"], {"n_neighbors": 0}, "n_neighbors must be at least 1 .* Got 0 and 0.07 instead."),
-        (["knn"], {"temperature": 0}, "temperature positive. Got 20 and 0 instead."),
-        (list(HEADS), {"input": "sideways"}, "input must be one of flat, avg, max. Got 'sideways' instead."),
+        (KERAS_HEADS, {"dropout": 1}, "`dropout` must be at least 0 and below 1, got 1"),
+        (KERAS_HEADS, {"dropout": -0.1}, "`dropout` must be at least 0 and below 1, got -0.1"),
+        (KERAS_HEADS, {"hidden": 0}, "`hidden` must be at least 1, got 0"),
+        (KERAS_HEADS, {"epochs": 0}, "`epochs` must be at least 1, got 0"),
+        (KERAS_HEADS, {"epochs": 2.0}, "`epochs` must be a whole number, got 2.0"),
+        (KERAS_HEADS, {"patience": 0}, "`patience` must be at least 1, got 0"),
+        (KERAS_HEADS, {"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        (KERAS_HEADS, {"learning_rate": 0}, "`learning_rate` must be above 0, got 0"),
+        (KERAS_HEADS, {"learning_rate": float("inf")}, "`learning_rate` must be above 0, got inf"),
+        (KERAS_HEADS, {"random_state": -1}, "`random_state` must be at least 0, got -1"),
+        (LINEAR_HEADS, {"C": 0}, "`C` must be from 1e-10 to 1e\\+06, got 0"),
+        (LINEAR_HEADS, {"C": -1}, "`C` must be .*, got -1"),
+        (LINEAR_HEADS, {"C": "much"}, "`C` must be .*, got 'much'"),
+        (LINEAR_HEADS, {"C": float("nan")}, "`C` must be .*, got nan"),
+        (LINEAR_HEADS, {"C": 1e300}, "`C` must be .*, got 1e\\+300"),
+        (["knn"], {"n_neighbors": 0}, "`n_neighbors` must be at least 1, got 0"),
+        (["knn"], {"temperature": 0}, "`temperature` must be above 0, got 0"),
+        (list(HEADS), {"input": "sideways"}, "unknown `input` 'sideways'; expected one of flat, avg, max"),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
 def test_a_bad_setting_says_what_it_must_be(names: list[str], setting: dict[str, Any], message: str) -> None:
     X, y = _maps()
     for name in names:
+        head = make_head(name, **setting)
+        with pytest.raises(SettingError, match=f"^{message}$") as caught:
+            head.check_settings()
+        assert caught.value.setting == next(iter(setting))
         with pytest.raises(ValueError, match=message):
-            make_head(name, **setting).fit(X, y)
+            head.fit(X, y)
+        assert not [name for name in vars(head) if name.endswith("_")]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_rows_of_one_class_are_an_error_of_ours_and_of_scikit_learns(name: str) -> None:
+    X, _ = _maps()
+    for error in (TrainingError, ValueError):
+        with pytest.raises(error, match="a head needs two classes at least, got one class only, 'ant'"):
+            _small(name).fit(X, ["ant"] * len(X))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_says_what_it_can_do(name: str) -> None:
+    X, y = _maps()
+    head = _small(name).fit(X, y)
+    assert head.trains_in_epochs == hasattr(head, "history_") == (name in KERAS_HEADS)
+    assert (head.differentiable, head.has_path, head.has_tail) == (name != "knn", name in LINEAR_HEADS, False)
+    for can, what in (
+        (head.differentiable, lambda: head.keras_layers((4, 4, 6), 3)),
+        (head.differentiable, head.keras_weights),
+        (head.differentiable, lambda: head.scores((4, 4, 6))),
+        (head.has_path, lambda: head.path_probabilities(X, y, [0.1], np.arange(len(y)) % 2)),
+    ):
+        if can:
+            assert what() is not None
+        else:
+            with pytest.raises(TrainingError, match=f"^{type(head).__name__} has no "):
+                what()
 
 
 def test_keras_heads_repeat_themselves_and_leave_the_global_state_alone() -> None:
@@ -418,13 +455,20 @@ def test_class_sorted_rows_train_as_well() -> None:
 
 def test_a_loss_that_is_not_a_number_stops_with_advice() -> None:
     X, y = _maps()
-    with pytest.raises(TrainingError, match="lower learning rate than 1e\\+30"):
+    with pytest.raises(TrainingError, match="lower `learning_rate` than 1e\\+30"):
         BNMLPHead(epochs=5, learning_rate=1e30).fit(X, y)
 
 
 def test_an_unknown_parameter_names_those_there_are() -> None:
-    with pytest.raises(TrainingError, match="the knn head has no 'C'; it takes input, n_neighbors"):
+    with pytest.raises(SettingError, match="the knn head has no setting 'C'; it takes input, n_neighbors"):
         make_head("knn", C=1)
+    with pytest.raises(
+        SettingError, match="the mlp head has no setting 'drop_out'; did you mean `dropout`\\?"
+    ) as caught:
+        make_head("mlp", drop_out=0.1)
+    assert caught.value.setting == "drop_out"
+    with pytest.raises(SettingError, match=r"unknown `head` 'bnmlp' \(did you mean 'bn-mlp'\?\)"):
+        make_head("bnmlp")
 
 
 @pytest.mark.parametrize("name", LINEAR_HEADS)
@@ -445,3 +489,13 @@ def test_what_is_not_a_number_gets_no_prediction(name: str) -> None:
         make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (bad, y))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         make_head(name, input="flat", hidden=8, epochs=1).fit(X, y, (X[:5], y))
+
+
+def test_the_parameters_of_signatures_are_those_of_the_heads() -> None:
+    known = {name for head in HEADS.values() for name in head._get_param_names()}
+    assert HeadParams.__annotations__.keys() == known - {"random_state"}
+    with pytest.raises(SettingError, match="the logreg head has no setting 'c_'; did you mean `C`|it takes") as error:
+        make_head("logreg", c_=1)
+    assert error.value.setting == "c_"
+    with pytest.raises(SettingError, match="unknown `head` 'lgreg' .did you mean 'logreg'.*; expected one of bn-mlp"):
+        make_head("lgreg")

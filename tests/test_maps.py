@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from featx import maps as maps_
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones import build_trunk
-from featx.errors import TrainingError
-from featx.heads import Head, Scores, make_head
-from featx.images import RESIZES, resize, square_on
-from featx.maps import activation_maps, on_picture, overlay
+from featx.errors import SettingError, TrainingError
+from featx.explanation import activation_maps, overlay
+from featx.explanation import maps as maps_
+from featx.explanation.maps import on_picture
+from featx.heads import Head, make_head
+from featx.pictures import RESIZES, resize, square_on
 
 HEADS = [
     (name, {"input": input, **more})
@@ -40,7 +41,7 @@ def fitted(name: str, classes: int = 3, shape: tuple[int, ...] = (4, 5, 6), **pa
 @pytest.mark.parametrize(("name", "params"), HEADS)
 def test_scores_are_those_of_the_head(name: str, params: dict[str, Any], classes: int) -> None:
     head, X = fitted(name, classes, **params)
-    scores = Scores.of(head, X.shape[1:])(X)
+    scores = head.scores(X.shape[1:])(X)
     exponential = np.exp(scores - scores.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
         exponential / exponential.sum(axis=1, keepdims=True), head.predict_proba(X), rtol=2e-3, atol=2e-5
@@ -51,7 +52,7 @@ def test_scores_are_those_of_the_head(name: str, params: dict[str, Any], classes
 @pytest.mark.parametrize(("name", "params"), HEADS)
 def test_the_gradient_is_what_scores_change_by(name: str, params: dict[str, Any], shape: tuple[int, ...]) -> None:
     head, X = fitted(name, 3, shape, **params)
-    scores, rng = Scores.of(head, shape), np.random.default_rng(1)
+    scores, rng = head.scores(shape), np.random.default_rng(1)
     maps, classes = X[:6], np.array([0, 1, 2, 2, 1, 0])
     gradient = scores.gradient(maps, classes)
     assert gradient.shape == maps.shape and gradient.dtype == np.float32
@@ -65,7 +66,7 @@ def test_the_gradient_is_what_scores_change_by(name: str, params: dict[str, Any]
 def test_neighbours_have_no_gradient() -> None:
     head, X = fitted("knn")
     with pytest.raises(TrainingError, match="KNNHead has no gradient to explain it by; take logreg"):
-        Scores.of(head, X.shape[1:])
+        head.scores(X.shape[1:])
 
 
 # ---------------------------------------------------------------------------------------------------------------- maps
@@ -78,7 +79,7 @@ def test_an_exact_map_adds_up_to_the_score(name: str, input: str, classes: int) 
     head, X = fitted(name, classes, input=input)
     numbers = np.arange(len(X)) % classes
     maps = activation_maps(head, X, numbers)
-    scores = Scores.of(head, X.shape[1:])
+    scores = head.scores(X.shape[1:])
     constant = scores(np.zeros_like(X[:1]))[0]
     np.testing.assert_allclose(
         maps.sum(axis=(1, 2)), (scores(X) - constant)[np.arange(len(X)), numbers], rtol=1e-3, atol=1e-4
@@ -98,7 +99,7 @@ def test_grad_cam_of_averaged_maps_is_what_speaks_for_the_class(name: str, param
     head, X = fitted(name, 3, **params)
     numbers = np.arange(len(X)) % 3
     maps = activation_maps(head, X, numbers, "gradcam")
-    gradient = Scores.of(head, X.shape[1:]).gradient(X, numbers)
+    gradient = head.scores(X.shape[1:]).gradient(X, numbers)
     np.testing.assert_allclose(maps, np.maximum((gradient * X).sum(axis=-1), 0), rtol=1e-4, atol=1e-5)
 
 
@@ -114,12 +115,12 @@ def test_maps_of_float16_and_of_many_rows_are_the_same(monkeypatch: pytest.Monke
 
 def test_what_has_no_map_says_why() -> None:
     head, X = fitted("mlp", 3, input="avg", hidden=4, epochs=1)
-    with pytest.raises(TrainingError, match="only linear heads have an exact map; --method gradcam"):
+    with pytest.raises(SettingError, match='only linear heads have an exact map; `method="gradcam"`'):
         activation_maps(head, X, np.zeros(len(X), int), "cam")
-    with pytest.raises(TrainingError, match="unknown method 'lime'; expected one of cam, gradcam"):
+    with pytest.raises(SettingError, match="unknown `method` 'lime'; expected one of cam, gradcam"):
         activation_maps(head, X, np.zeros(len(X), int), "lime")
     pooled = make_head("logreg").fit(X.mean(axis=(1, 2)), np.arange(len(X)) % 3)
-    with pytest.raises(TrainingError, match="have no places; extract with --pooling none"):
+    with pytest.raises(TrainingError, match='have no places; extract with `pooling="none"`'):
         activation_maps(pooled, X.mean(axis=(1, 2)), np.zeros(len(X), int))
 
 
@@ -134,7 +135,7 @@ def through_the_network(trunk: Any, head: Head, images: np.ndarray, classes: np.
     logits.set_weights(probabilities.get_weights())
     logits.layers[-1].activation = load_keras().activations.linear
     for image, k in zip(images, classes, strict=True):
-        maps = tf.convert_to_tensor(trunk._model(image[None]))
+        maps = tf.convert_to_tensor(trunk.model(image[None]))
         with tf.GradientTape() as tape:
             tape.watch(maps)
             score = logits(maps, training=False)[0, int(k)]

@@ -11,12 +11,14 @@ import pytest
 from joblib import Parallel, delayed
 from sklearn.base import clone
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import TrainingError
-from featx.heads import BNMLPHead, MLPHead, _network, _rows, make_head
-from featx.heads._network import Architecture
-from featx.heads._rows import Groups, Reader, shuffled
-from featx.heads._training import Batches, Course
+from featx.heads import BNMLPHead, MLPHead, make_head
+from featx.heads.network import rows as rows_module
+from featx.heads.network import trainer as trainer_module
+from featx.heads.network.architecture import Architecture
+from featx.heads.network.batches import Batches
+from featx.heads.network.rows import Groups, Reader, shuffled
 
 KERAS_HEADS = ["bn-mlp", "mlp"]
 
@@ -56,8 +58,8 @@ def _data(n: int = 120, d: int = 12, sides: tuple[int, ...] = (), seed: int = 0)
 @pytest.fixture
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers of 32 rows of 12 float32, chunks of 4 rows of 12 float16."""
-    monkeypatch.setattr(_rows, "BUFFER_BYTES", 32 * 12 * 4)
-    monkeypatch.setattr(_rows, "CHUNK_BYTES", 4 * 12 * 2)
+    monkeypatch.setattr(rows_module, "BUFFER_BYTES", 32 * 12 * 4)
+    monkeypatch.setattr(rows_module, "CHUNK_BYTES", 4 * 12 * 2)
 
 
 def _reading_threads() -> list[str]:
@@ -130,8 +132,10 @@ class _Recorder:
     """A trainer that remembers what it is given."""
 
     steps = 3
+    architecture = Architecture(4, 4, hidden=0, layers=0, batch_norm=False, dropout_first=False)
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
         self.given: list[tuple[np.ndarray, np.ndarray]] = []
 
     def train(self, rows: np.ndarray, targets: np.ndarray, steps: int) -> tuple[float, float]:
@@ -139,12 +143,12 @@ class _Recorder:
         return 1.0, 0.5
 
 
-def _recorded(course: Course, groups: Any = None, epochs: int = 1, n: int = 50, batch: int = 8) -> _Recorder:
+def _recorded(smoothing: float, mixup: float, groups: Any = None, epochs: int = 1, n: int = 50) -> _Recorder:
     """Rows that are the one-hot of their label, so that a row and its target should be mixed alike."""
     y = np.arange(n) % 4
-    reader, trainer = Reader(np.eye(4, dtype=np.float32)[y], "flat", False), _Recorder()
+    reader, trainer = Reader(np.eye(4, dtype=np.float32)[y], "flat", False), _Recorder(8)
     kept, drawn = np.eye(4, dtype=np.float32)[y], Groups(groups, n)
-    batches = Batches(trainer, batch, 4, y, 4, course, np.random.default_rng(0))  # type: ignore[arg-type]
+    batches = Batches(trainer, y, smoothing, mixup, np.random.default_rng(0))  # type: ignore[arg-type]
     with shuffled(reader, kept, drawn, np.random.default_rng(1)) as buffers:
         for _ in range(epochs):
             batches.epoch(buffers)
@@ -153,7 +157,7 @@ def _recorded(course: Course, groups: Any = None, epochs: int = 1, n: int = 50, 
 
 @pytest.mark.parametrize("smoothing", [0, 0.2])
 def test_mixup_mixes_rows_and_targets_alike(smoothing: float) -> None:
-    given = _recorded(Course(1, 1, smoothing, 0.4)).given
+    given = _recorded(smoothing, 0.4).given
     rows, targets = (np.concatenate(some) for some in zip(*given, strict=True))
     assert rows.shape == (48, 4)
     np.testing.assert_allclose(targets, rows * (1 - smoothing) + smoothing / 4, atol=1e-6)
@@ -162,7 +166,7 @@ def test_mixup_mixes_rows_and_targets_alike(smoothing: float) -> None:
 
 
 def test_without_mixup_rows_are_as_they_are() -> None:
-    for rows, targets in _recorded(Course(1, 1, 0, 0)).given:
+    for rows, targets in _recorded(0, 0).given:
         np.testing.assert_array_equal(rows, targets)
         assert set(np.unique(rows)) == {0, 1}
 
@@ -181,12 +185,12 @@ def test_mixup_and_smoothing_learn_and_leave_validation_alone(name: str) -> None
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"layers": 0}, "layers must be a whole number, at least 1. Got 0 instead."),
-        ({"layers": 1.5}, "layers must be a whole number, at least 1. Got 1.5 instead."),
-        ({"weight_decay": -1}, "weight_decay must be at least 0. Got -1 instead."),
-        ({"weight_decay": float("nan")}, "weight_decay must be at least 0. Got nan instead."),
-        ({"mixup": -0.1}, "mixup must be at least 0. Got -0.1 instead."),
-        ({"label_smoothing": 1}, "label_smoothing must be at least 0 and below 1. Got 1 instead."),
+        ({"layers": 0}, "`layers` must be at least 1, got 0"),
+        ({"layers": 1.5}, "`layers` must be a whole number, got 1.5"),
+        ({"weight_decay": -1}, "`weight_decay` must be at least 0, got -1"),
+        ({"weight_decay": float("nan")}, "`weight_decay` must be at least 0, got nan"),
+        ({"mixup": -0.1}, "`mixup` must be at least 0, got -0.1"),
+        ({"label_smoothing": 1}, "`label_smoothing` must be at least 0 and below 1, got 1"),
     ],
 )
 def test_a_bad_setting_says_what_it_must_be(setting: dict[str, Any], message: str) -> None:
@@ -219,7 +223,7 @@ def test_an_epoch_draws_one_row_of_each_group() -> None:
         assert sorted(groups[rows]) == list(range(100, 125))
         seen |= set(rows.tolist())
     assert seen == set(range(85))
-    given = _recorded(Course(1, 1, 0, 0), groups=np.arange(50) // 2, epochs=3).given
+    given = _recorded(0, 0, groups=np.arange(50) // 2, epochs=3).given
     assert len(given) == 3 * (25 // 8)
 
 
@@ -244,7 +248,7 @@ def test_views_train_and_repeat_themselves(lazy: bool, small: bool, request: pyt
 
 def test_groups_need_a_number_a_row() -> None:
     X, y = _data()
-    with pytest.raises(ValueError, match=r"groups must be \(120,\), a number a row. Got \(5,\) instead."):
+    with pytest.raises(ValueError, match=r"`groups` must be \(120,\), a number per row, got \(5,\)"):
         BNMLPHead().fit(X, y, groups=np.arange(5))
 
 
@@ -338,7 +342,7 @@ def test_a_lazy_row_that_is_no_number_is_named(value: float, input: str, small_b
 def test_lazy_rows_of_another_shape_or_number_are_errors() -> None:
     X, y = _data()
     head = MLPHead(hidden=4, epochs=1).fit(X, y)
-    with pytest.raises(ValueError, match=r"Rows must be \(12,\) as in training. Got \(5,\) instead."):
+    with pytest.raises(ValueError, match=r"rows must be \(12,\) as in training, got \(5,\)"):
         head.predict_proba(Lazy(X[:, :5]))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         head.fit(Lazy(X), y[:5])
@@ -389,14 +393,14 @@ def test_on_epoch_sees_the_measures_and_may_stop() -> None:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Architecture]:
     """Grows by one with each training that is compiled; none is there to begin with."""
     made: list[Architecture] = []
-    real = _network.Trainer
+    real = trainer_module.Trainer
 
     def make(*key: Any) -> Any:
         made.append(key[0])
         return real(*key)
 
-    monkeypatch.setattr(_network, "Trainer", make)
-    monkeypatch.setattr(_network, "_idle", [])
+    monkeypatch.setattr(trainer_module, "Trainer", make)
+    monkeypatch.setattr(trainer_module, "_idle", [])
     return made
 
 
@@ -426,13 +430,13 @@ def test_a_fit_does_not_depend_on_what_was_fitted_before(compiled: list[Architec
 
 def test_what_is_kept_is_bounded(compiled: list[Architecture], monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = _data(30)
-    monkeypatch.setattr(_network, "KEPT", 2)
+    monkeypatch.setattr(trainer_module, "KEPT", 2)
     for hidden in (2, 3, 4):
         MLPHead(hidden=hidden, epochs=1).fit(X, y)
-    assert [key[0].hidden for key, _ in _network._idle] == [3, 4]
-    monkeypatch.setattr(_network, "KEPT_BYTES", 10)
+    assert [key[0].hidden for key, _ in trainer_module._idle] == [3, 4]
+    monkeypatch.setattr(trainer_module, "KEPT_BYTES", 10)
     MLPHead(hidden=5, epochs=1).fit(X, y)
-    assert _network._idle == []
+    assert trainer_module._idle == []
 
 
 def test_threads_fit_at_once() -> None:

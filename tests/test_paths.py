@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from featx.heads import HEADS, make_head, paths, solve_paths
-from featx.heads._base import LazyRows, group_weights
+from featx.heads import HEADS, make_head, solve_paths
+from featx.heads.base import LazyRows, group_weights
+from featx.heads.solver import blocks, paths, spectrum, task, together
 
 LOSSES = {"logreg": "logistic", "svm": "squared_hinge", "ridge": "squared"}
 C = [1e-4, 1e-2, 1.0]
@@ -80,7 +81,7 @@ def test_the_optimum_is_scikit_learns_or_better(loss: str, n: int, d: int, n_cla
 
 @pytest.mark.parametrize("loss", PEERS)
 def test_float32_reaches_the_same_objective(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "SMALL", 0)  # as for data too large to be widened
+    monkeypatch.setattr(task, "SMALL", 0)  # as for data too large to be widened
     for shape in ((200, 50), (50, 200)):
         X, y = _data(*shape, dtype=np.float32)
         folds = _folds(len(y))
@@ -182,9 +183,9 @@ def test_blocks_are_the_same_as_memory(name: str, input: str, monkeypatch: pytes
     y = np.sort(np.arange(400) % 3)  # by class, as data sets lie on the disk
     X = (rng.normal(size=(400, 2, 3, 5)) + 2 * np.eye(5)[y][:, None, None]).astype(np.float16)
     inside = make_head(name, input=input, C=0.01).fit(X, y)
-    monkeypatch.setattr(paths, "BLOCK_BYTES", 4 * 30 * 50)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * 30 * 50)
     for kept in (2**30, 0):  # whether the standardised rows fit into memory
-        monkeypatch.setattr(paths, "MEMORY_BYTES", kept)
+        monkeypatch.setattr(together, "MEMORY_BYTES", kept)
         disk = _OnDisk(X)
         outside = make_head(name, input=input, C=0.01).fit(disk, y)
         assert disk.largest < 400
@@ -196,8 +197,8 @@ def test_blocks_are_the_same_as_memory(name: str, input: str, monkeypatch: pytes
 def test_a_sketch_of_the_spectrum_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = _data(300, 150)
     whole = list(solve_paths(X, y, C, tol=1e-8, trainings=_folds(300)))
-    monkeypatch.setattr(paths, "SKETCH", 20)
-    monkeypatch.setattr(paths, "BLOCK_BYTES", 4 * 150 * 70)
+    monkeypatch.setattr(spectrum, "SKETCH", 20)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * 150 * 70)
     sketched = list(solve_paths(X, y, C, tol=1e-8, trainings=_folds(300)))
     for a, b in zip(whole, sketched, strict=True):
         np.testing.assert_allclose(a.objective, b.objective, rtol=1e-6)
@@ -265,7 +266,9 @@ def test_lazy_rows_are_flat_or_pooled() -> None:
 
 @pytest.mark.parametrize("name", ["logreg", "svm"])
 def test_a_solver_needs_a_step(name: str) -> None:
-    with pytest.raises(ValueError, match="max_iter must be at least 1. Got 0 instead."):
+    with pytest.raises(ValueError, match="`max_iter` must be at least 1, got 0"):
+        list(solve_paths(*_data(), [1.0], make_head(name).loss, max_iter=0))
+    with pytest.raises(ValueError, match="`max_iter` must be at least 1, got 0"):
         make_head(name, max_iter=0).fit(*_data())
 
 

@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import picture
 
+from featx._internal.hashing import content_id
+from featx._internal.parallel import in_threads
 from featx.errors import FileReadError, PictureError
-from featx.images import content_id
-from featx.pipeline import Stopwatch, as_stored, in_threads, load_file, run_trunk, run_trunk_on_views
-from featx.recipe import Recipe
+from featx.extraction import Recipe, features_of, load_file
+from featx.extraction.pipeline import Stopwatch, as_stored
 
 PATIENCE = 60  # seconds until a test that waits for another thread fails
 
@@ -150,9 +152,8 @@ class Means:
     """A trunk without a network: the mean of each picture. It notes how many pictures each call has, and what is left
     of a batch that was not filled."""
 
-    size, batch_size, feature_shape, lanes = 4, 8, (1,), 1
-
-    def __init__(self, fits: int = 1000, error: Exception | None = None) -> None:
+    def __init__(self, fits: int = 1000, error: Exception | None = None, lanes: int = 1) -> None:
+        self.info = SimpleNamespace(size=4, batch_size=8, feature_shape=(1,), lanes=lanes)
         self.fits = fits
         self.error = error or ResourceExhaustedError("OOM")
         self.calls: list[int] = []
@@ -164,6 +165,21 @@ class Means:
             raise self.error
         self.images.append(images.copy())
         return images.mean(axis=(1, 2, 3), dtype=np.float32)[:, None]
+
+
+def run_trunk(jobs: Any, load: Any, trunk: Any, batch_size: int | None, failures: dict[Any, PictureError]) -> Any:
+    """Jobs and features of each batch, where each job gives one image."""
+    for batch in features_of(jobs, lambda job: load(job)[None], trunk, "float32", failures, batch_size=batch_size):
+        yield batch.jobs, batch.features
+
+
+def run_trunk_on_views(
+    jobs: Any, load: Any, trunk: Any, batch_size: int, failures: Any, views: int = 1, **options: Any
+) -> Any:
+    """Jobs with the numbers of their images, and features, of each batch."""
+    settings = {"batch_size": batch_size, "images_per_job": views, **options}
+    for batch in features_of(jobs, load, trunk, "float32", failures, **settings):
+        yield list(zip(batch.jobs, batch.numbers, strict=True)), batch.features
 
 
 def gray(job: int) -> np.ndarray:
@@ -265,8 +281,7 @@ class Lanes(Means):
     """Notes how many calls are under way at once; the first so many wait for each other."""
 
     def __init__(self, lanes: int) -> None:
-        super().__init__()
-        self.lanes = lanes
+        super().__init__(lanes=lanes)
         self.meeting, self.lock, self.busy, self.most = threading.Barrier(lanes), threading.Lock(), 0, 0
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -385,8 +400,8 @@ def test_what_is_out_of_float16s_range_is_told_by_row_with_the_way_out() -> None
     features = np.array([[1, 2], [3, -7e4], [5, 6], [65520, 8]], np.float32)
     stored, wrong = as_stored(features, "float16")
     assert wrong == {
-        1: "a feature of 7e+04 is out of float16's range; extract with --dtype float32",
-        3: "a feature of 6.55e+04 is out of float16's range; extract with --dtype float32",
+        1: 'a feature of 7e+04 is out of float16\'s range; extract with `dtype="float32"`',
+        3: 'a feature of 6.55e+04 is out of float16\'s range; extract with `dtype="float32"`',
     }
     np.testing.assert_array_equal(stored[[0, 2]], features[[0, 2]].astype(np.float16))
     assert as_stored(features, "float32")[1] == {}

@@ -25,7 +25,8 @@ def told_to_type_checkers() -> dict[str, str]:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     found = {}
-    for line in block.body:
+    assert ast.unparse(block.body[0]) == "__version__: str"
+    for line in block.body[1:]:
         assert isinstance(line, ast.ImportFrom)
         for alias in line.names:
             assert alias.asname == alias.name, f"{alias.name} is not exported without `as {alias.name}`"

@@ -19,20 +19,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import featx
-from featx.classifier import Measured
+from featx.classifier import Measured, calibration_bins
+from featx.classifier.evaluation import measure
 from featx.cli import app
-from featx.errors import ModelError, TrainingError
-from featx.evaluation import measure
+from featx.errors import SettingError, TrainingError
 from featx.reporting import Findings, drawing, find
 from featx.reporting.card import NO_BREAK, card_of, headline
 from featx.reporting.commands import Step
 from featx.reporting.embedding import POINTS, Plot, plots_of
-from featx.reporting.findings import Row, bins_of, classes_of, majority_of, pairs_of, rows_of
-from featx.reporting.learning import Learning, history_of, learning_of
+from featx.reporting.findings import Row, classes_of, confusions_of, majority_of, rows_of
+from featx.reporting.learning import Learning, learning_of
 from featx.reporting.page import page_of, wanted_of
 from featx.reporting.pictures import LARGE, SMALL, Thumb, thumbs_of
 from featx.reporting.provenance import Provenance
-from featx.selection import Shots
+from featx.selection.few_shot import Shots
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 IMAGE = "data:image/webp;base64,UklGRg=="
@@ -101,10 +101,10 @@ def made_up(
         evaluation=measured.evaluation,
         majority=majority_of(measured),
         rows=rows,
-        pairs=pairs_of(rows),
+        pairs=confusions_of(rows),
         classes=classes_of(rows, measured.evaluation),
         held_out=0.5,
-        bins=bins_of(numbers, probabilities),
+        bins=calibration_bins(numbers, probabilities),
         learning=Learning({"loss": [2.0, 1.0], "val_loss": [2.0, 1.5]}, [Shots(1, 2, 0.5, (0.4, 0.6), [0.5])], "so"),
         plots=[Plot("PCA", "a note", list(range(len(y)))[:POINTS], points[:POINTS])],
         provenance=Provenance(
@@ -137,7 +137,7 @@ def written(dataset: Path, backbone: str, head: str = "logreg", **params: Any) -
     """A classifier of a data set, saved, and its folder."""
     cache = dataset.parent / "cache"
     done = featx.extract(dataset, backbone=backbone, preprocess="rescale", cache_dir=cache)
-    classifier = featx.fit(done.features, head, **params)
+    classifier = featx.fit(done.features_path, head, **params)
     return classifier, classifier.save(dataset.parent / f"model-{head}")
 
 
@@ -203,7 +203,7 @@ def test_plots_are_of_a_sample_of_many(monkeypatch: pytest.MonkeyPatch, tmp_path
         (tmp_path / "d" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
         picture(n % 2, n).save(tmp_path / "d" / "ab"[n % 2] / f"{n}.png")
     done = featx.extract(tmp_path / "d", backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "c")
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     (plot, *_) = plots_of(features, np.arange(8))
     assert len(plot.places) == 5 and sorted(set(plot.places)) == plot.places
     assert "A random sample of 5 of 8 pictures" in plot.note and "% of their variance" in plot.note
@@ -325,7 +325,7 @@ def test_thumbnails_are_small_and_missing_pictures_are_named(
 ) -> None:
     data = make_dataset(each=4)
     classifier, _ = written(data, tiny_backbone)
-    features = classifier.features()
+    features = classifier.features_of()
     gone, changed = data / features.paths[0], data / features.paths[1]
     gone.unlink()
     changed.write_bytes((data / features.paths[2]).read_bytes())
@@ -355,7 +355,7 @@ def test_thumbnails_of_large_pictures_fit(tmp_path: Path, tiny_backbone: str) ->
         for k in range(3):
             picture(n, k, (1500, 400)).save(tmp_path / "d" / name / f"{k}.jpg")
     classifier, _ = written(tmp_path / "d", tiny_backbone)
-    thumb = thumbs_of(classifier, classifier.features(), {0}, {0}, {})[0]
+    thumb = thumbs_of(classifier, classifier.features_of(), {0}, {0}, {})[0]
     for uri, side in ((thumb.small, SMALL), (thumb.large, LARGE)):
         size = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size
         assert size == (side, pytest.approx(side * 400 / 1500, abs=1))
@@ -370,8 +370,8 @@ def test_a_report_measures_what_evaluate_measures(
     make_dataset(3, 8, split="train")
     data = make_dataset(3, 4, split="test", first=50)
     classifier, folder = written(data, tiny_backbone)
-    evaluation = classifier.evaluate(classifier.features())
-    found = find(classifier, classifier.features(), folder)
+    evaluation = classifier.evaluate(classifier.features_of())
+    found = find(classifier, classifier.features_of(), folder)
     assert found.evaluation == evaluation and evaluation.split == "test"
     assert all(row.path.startswith("test/") for row in found.rows)
     assert len(found.rows) == 12 and sum(row.right for row in found.rows) == round(12 * evaluation.accuracy)
@@ -389,7 +389,7 @@ def test_heads_without_a_test_split(
 ) -> None:
     params = {"epochs": 3} if head == "bn-mlp" else {}
     classifier, folder = written(make_dataset(2, 10), tiny_backbone, head, **params)
-    found = find(featx.Classifier.load(folder), classifier.features(), folder)
+    found = find(featx.Classifier.load(folder), classifier.features_of(), folder)
     assert found.evaluation.split == "validation" and "held out when it was trained" in headline(found)[0]
     assert len(found.learning.history.get("val_loss", [])) == params.get("epochs", 0)
     assert Page(featx.report(folder, tmp_path / "page.html").read_text())
@@ -401,7 +401,7 @@ def test_a_fine_tuned_classifier_has_a_report(
     network = {"backbone": tiny_backbone, "preprocess": "rescale", "cache_dir": tmp_path / "cache"}
     tuned = featx.finetune(make_dataset(2, 8), unfreeze="last", epochs=2, **network)
     folder = tuned.save(tmp_path / "tuned")
-    found = find(featx.Classifier.load(folder), tuned.features(), folder)
+    found = find(featx.Classifier.load(folder), tuned.features_of(), folder)
     assert len(found.learning.history["loss"]) == 2 and "layers of the network were trained" in found.learning.note
     words = shlex.split(found.provenance.steps[0].command)
     assert words[:2] == ["featx", "finetune"] and words[words.index("--unfreeze") + 1] == "last"
@@ -411,7 +411,9 @@ def test_a_fine_tuned_classifier_has_a_report(
     assert result.exit_code == 0, result.output
     again = featx.Classifier.load(folder)
     assert again.head.get_params() == tuned.head.get_params()
-    np.testing.assert_allclose(again.predict_proba(tuned.features()), tuned.predict_proba(tuned.features()), atol=1e-4)
+    np.testing.assert_allclose(
+        again.predict_proba(tuned.features_of()), tuned.predict_proba(tuned.features_of()), atol=1e-4
+    )
 
 
 def test_the_commands_make_the_classifier_again(
@@ -423,9 +425,9 @@ def test_the_commands_make_the_classifier_again(
         data, backbone=tiny_backbone, preprocess="rescale", resize="pad", cache_dir=tmp_path / "cache",
         views=featx.Views(2, flip=True),
     )  # fmt: skip
-    classifier = featx.fit(done.features, "logreg", C=0.5, random_state=3, validation=0.3, calibrate=True)
+    classifier = featx.fit(done.features_path, "logreg", C=0.5, random_state=3, validation=0.3, calibrate=True)
     folder = classifier.save(tmp_path / "a model")
-    found = find(classifier, classifier.features(), folder)
+    found = find(classifier, classifier.features_of(), folder)
     assert [step.what for step in found.provenance.steps] == ["Extract features", "Fit the head", "Measure it"]
     shutil.rmtree(folder)
     for step in found.provenance.steps:
@@ -441,8 +443,8 @@ def test_a_cross_validated_classifier_is_made_by_cv(
     make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path
 ) -> None:
     done = featx.extract(make_dataset(), backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "cache")
-    classifier = featx.cross_validate(done.features, "ridge", C=[0.1], folds=3).classifier
-    step = find(classifier, classifier.features()).provenance.steps[1]
+    classifier = featx.cross_validate(done.features_path, "ridge", C=[0.1], folds=3).classifier
+    step = find(classifier, classifier.features_of()).provenance.steps[1]
     assert re.search(r"featx cv \S+ --head ridge --folds 3 --C 0.1 --out MODEL", step.command)
 
 
@@ -453,8 +455,9 @@ def test_other_pictures_can_be_measured(make_dataset: Callable[..., Path], tiny_
     words = " ".join(Page(page.read_text()).text)
     assert "Of 10 pictures that it was not trained on" in words
     assert "these features do not hold the pictures that it was trained on" in words
-    with pytest.raises(ModelError, match="page.pkl: a report is a page"):
+    with pytest.raises(SettingError, match="page.pkl: a report is a page; give an `out` that ends in .html$") as caught:
         featx.report(classifier, tmp_path / "page.pkl")
+    assert caught.value.setting == "out" and not (tmp_path / "page.pkl").exists()
     unlabelled = tmp_path / "flat"
     shutil.copytree(other / "lying", unlabelled)
     with pytest.raises(TrainingError, match="has no labels to compare with"):
@@ -465,11 +468,11 @@ def test_other_pictures_can_be_measured(make_dataset: Callable[..., Path], tiny_
 def test_history_that_anybody_may_have_changed_is_not_believed(
     make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier, folder = written(make_dataset(), tiny_backbone)
-    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
-    assert history_of(classifier, folder) == {"loss": [0.5, 0.25]}
-    for broken in ("", "epoch,loss\n1,much\n", "epoch,loss\n1\n", "\x00"):
-        (folder / "history.csv").write_text(broken)
-        assert history_of(classifier, folder) == {}
+    classifier, folder = written(make_dataset(), tiny_backbone, "bn-mlp", epochs=2)
+    history = classifier.fitting.history
+    assert set(history) >= {"loss", "val_loss"}
+    for broken in (b"", b"epoch,loss\n1,much\n", b"epoch,loss\n1\n", b"\x00", b"\xff", b"epoch,loss\n1,0.5\n"):
+        (folder / "history.csv").write_bytes(broken)
+        assert featx.Classifier.load(folder).fitting.history == history
     monkeypatch.setattr("featx.reporting.learning.LARGEST", 3)
-    assert "it would take long" in learning_of(classifier, classifier.features(), None).note
+    assert "it would take long" in learning_of(classifier, classifier.features_of()).note

@@ -70,7 +70,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def values(done: Extraction) -> np.ndarray:
-    return featx.load_features(done.features).stored()
+    return featx.load_features(done.features_path).stored()
 
 
 # ---------------------------------------------------------------------------------------------------- mutated pictures
@@ -215,9 +215,9 @@ def test_a_file_larger_than_memory_does_not_end_the_extraction(make_dataset: Mak
 KILLS = """
 import json, os, random, shutil, signal, sys, time, zlib
 from pathlib import Path
-import featx.computing, featx.extraction
+import featx.extraction.share, featx.extraction.run
 
-featx.computing.BLOCK_SECONDS = 0
+featx.extraction.share.BLOCK_SECONDS = 0
 root, cache, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 
 def start():
@@ -278,7 +278,7 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
     last = featx.extract(tmp_path / "data", cache_dir=tmp_path / "cache", **settings)
     assert (last.listed, last.rows, last.quarantined) == (601, 600, 1)
     assert np.array_equal(values(last), values(undisturbed))
-    wanted = [[".locks", Path(last.features).name, "trunks.json"], zlib.crc32(values(undisturbed))]
+    wanted = [[".locks", Path(last.features_path).name, "trunks.json"], zlib.crc32(values(undisturbed))]
     assert len(finished) >= 2 and finished == [wanted] * len(finished)
 
 
@@ -288,7 +288,7 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
 def test_damage_anywhere_is_found_and_not_reused(make_dataset: Make, run: Run, tmp_path: Path) -> None:
     root, cache, rng = make_dataset(each=20), tmp_path / "cache", random.Random(3)
     done = run(root)
-    file, clean = Path(done.features), values(done)
+    file, clean = Path(done.features_path), values(done)
     whole = file.read_bytes()
     damages = [whole[: rng.randrange(len(whole))] for _ in range(8)]
     for part in range(40):
@@ -304,7 +304,7 @@ def test_damage_anywhere_is_found_and_not_reused(make_dataset: Make, run: Run, t
         assert (len(rows) == 1) != bool(problem), number
         again = run(root)
         assert again.computed == (40 if problem else 1), number
-        assert again.features == done.features and np.array_equal(values(again), clean), number
+        assert again.features_path == done.features_path and np.array_equal(values(again), clean), number
         assert answer("cache", "verify", "--cache-dir", cache)["ok"] is True
         computed.append(again.computed)
     assert computed[:8] == [40] * 8 and {*computed[8:]} == {1, 40}
@@ -322,10 +322,10 @@ def test_blocks_that_somebody_has_copied_are_no_harm(make_dataset: Make, run: Ru
     """As programs do that keep folders in step: block-1234-00000 (1).h5."""
     root = make_dataset(each=2)
     done = run(root)
-    partial = Path(done.features).with_suffix(".partial")
+    partial = Path(done.features_path).with_suffix(".partial")
     partial.mkdir()
-    (partial / "block-1234-00000 (1).h5").write_bytes(Path(done.features).read_bytes()[:1000])
-    os.unlink(done.features)
+    (partial / "block-1234-00000 (1).h5").write_bytes(Path(done.features_path).read_bytes()[:1000])
+    os.unlink(done.features_path)
     again = run(root)
     assert (again.computed, again.rows) == (4, 4) and not partial.exists()
 
@@ -365,7 +365,7 @@ def test_a_hundred_thousand_files_of_few_contents(run: Run, tmp_path: Path) -> N
         and len(np.unique(X[:, 0].reshape(200, -1), axis=0)) == 200
     )
     again = run(tmp_path / "many")
-    assert (again.computed, again.rows, again.features) == (0, 100_000, done.features)
+    assert (again.computed, again.rows, again.features_path) == (0, 100_000, done.features_path)
 
 
 # --------------------------------------------------------------------------------------------------------------- names
@@ -461,7 +461,7 @@ def test_links_that_lead_in_circles_or_nowhere(make_dataset: Make, run: Run, tmp
     bad = [f"{kind}/{name}.png" for kind in ("lying/other", "standing") for name in ("gone", "itself", "one", "two")]
     assert [path for path, _ in done.quarantine] == bad and all(reason for _, reason in done.quarantine)
     good = ["lying/000", "lying/other/000", "lying/other/copy", "standing/000", "standing/copy", "standing/other/000"]
-    assert featx.load_features(done.features).paths.tolist() == [f"{path}.png" for path in good]
+    assert featx.load_features(done.features_path).paths.tolist() == [f"{path}.png" for path in good]
     assert (done.listed, done.computed, run(root).computed) == (14, 2, 0)
 
 
@@ -497,7 +497,7 @@ def test_a_clock_that_jumps_hides_no_change(
     set_back(changed)
     assert changed.stat().st_size == size
     second = run(root)
-    assert (second.computed, second.rows) == (1, 12) and second.features != first.features
+    assert (second.computed, second.rows) == (1, 12) and second.features_path != first.features_path
     assert run(root).computed == 0
     listed = answer("cache", "ls", "--cache-dir", tmp_path / "cache")["files"]
-    assert [file["features"] for file in listed] == [second.features, first.features]
+    assert [file["features"] for file in listed] == [second.features_path, first.features_path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from featx.cache import Features, load_features, write_features
-from featx.classifier import Classifier, fit
-from featx.errors import TrainingError
-from featx.evaluation import calibration_error, fit_temperature, with_temperature
+from featx.classifier import Classifier, fit, fit_temperature
+from featx.classifier.evaluation import calibration_error, with_temperature
+from featx.cli.selection import parse_C
+from featx.errors import SettingError
 from featx.heads import BNMLPHead, make_head
-from featx.selection import C_VALUES, Trial, _chosen, cross_validate, few_shot, parse_C
-from featx.splits import fold_numbers
-from featx.training import groups_of, inputs
+from featx.rows import fold_numbers, groups_of, inputs
+from featx.selection.cross_validation import C_VALUES, Trial, _chosen, cross_validate
+from featx.selection.few_shot import few_shot
 
 C = [1e-4, 1e-2, 1.0]
 
@@ -66,7 +68,8 @@ def test_folds_keep_pictures_together_and_classes_apart(
     ids, y = np.array([f"{picture:032x}" for picture, _ in rows]), np.array([picture % 4 for picture, _ in rows])
     pictures = len(np.unique(ids))
     if pictures < folds:
-        with pytest.raises(TrainingError, match=f"from 2 to the number of pictures, {pictures}. Got {folds} instead"):
+        message = f"`folds` must be from 2 to the number of pictures, {pictures}, got {folds}"
+        with pytest.raises(SettingError, match=f"^{message}$"):
             fold_numbers(ids, y, folds, random_state)
         return
     fold = fold_numbers(ids, y, folds, random_state)
@@ -118,8 +121,9 @@ def test_other_heads_are_cross_validated_as_they_are(name: str, tmp_path: Path) 
     assert 0.4 < found.best.mean_accuracy <= 1
     again = cross_validate(features, name, folds=3, **quick)
     assert again.trials == found.trials
-    with pytest.raises(TrainingError, match=f"the {name} head has no C; leave --C out"):
+    with pytest.raises(SettingError, match=f"^the {name} head has no `C`; leave it out$") as caught:
         cross_validate(features, name, C=[1.0])
+    assert caught.value.setting == "C"
 
 
 def test_views_of_pictures_that_stop_training_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +140,7 @@ def test_views_of_pictures_that_stop_training_do_not_train(tmp_path: Path, monke
     assert len(seen) == 3  # two folds and all rows
     pictures, held_out = len(features) // 2, seen[-1][1]
     assert 10 <= held_out <= 20 and seen[-1][0] == 2 * (pictures - held_out)
-    assert found.classifier.report["train_rows"] == pictures == 70
+    assert found.classifier.fitting.train_rows == pictures == 70
     assert len(found.classifier.head.history_["val_loss"]) == 2
 
 
@@ -157,15 +161,15 @@ def test_the_test_split_is_never_looked_at(tmp_path: Path) -> None:
     a, b = (cross_validate(f, "logreg", C=C, folds=3) for f in (first, second))
     assert a.trials == b.trials
     np.testing.assert_array_equal(a.classifier.head.coef_, b.classifier.head.coef_)
-    assert a.classifier.report["train_rows"] == (splits == "train").sum()
+    assert a.classifier.fitting.train_rows == (splits == "train").sum()
     assert set(a.classifier.train_ids) == set(first.ids[splits == "train"])
 
 
 def test_views_train_together_and_are_never_measured(tmp_path: Path) -> None:
     plain, viewed = _file(tmp_path / "a.h5"), _file(tmp_path / "b.h5", views=3)
     found = cross_validate(viewed, "logreg", C=C, folds=3)
-    assert found.classifier.report["train_rows"] == len(plain) == 60
-    assert found.classifier.report["train_views"] == 120
+    assert found.classifier.fitting.train_rows == len(plain) == 60
+    assert found.classifier.fitting.train_views == 120
     assert found.classifier.held_out.shape == (60, 3)
     rows = np.arange(len(viewed))
     groups = groups_of(viewed, rows)["groups"]
@@ -188,9 +192,9 @@ def test_fit_and_evaluate_with_views(name: str, tmp_path: Path) -> None:
     assert len(features) == 60 + 2 * 45
     quick = {"epochs": 3, "hidden": 8} if name == "bn-mlp" else {}
     classifier = fit(features, name, **quick)
-    assert classifier.report["train_rows"] == 45
-    assert classifier.report["train_views"] == 90
-    assert classifier.report["validation_rows"] == 9
+    assert classifier.fitting.train_rows == 45
+    assert classifier.fitting.train_views == 90
+    assert classifier.fitting.validation_rows == 9
     assert classifier.evaluate(features).rows == 15
     assert classifier.evaluate(features, "validation").rows == 9
     assert classifier.evaluate(features, "train").rows == 45
@@ -216,26 +220,36 @@ def test_C_is_a_number_or_a_range(text: str, values: list[float]) -> None:
     assert parse_C(text) == pytest.approx(values)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1:2", "1:0.1:3", "0:1:3", "1:2:0", "1:2:3:4", "-1", "1e9", "1:2:1.5"])
+@pytest.mark.parametrize("text", ["", "x", "1:2", "1:0.1:3", "0:1:3", "1:2:0", "1:2:3:4", "1:inf:2", "1:2:1.5"])
 def test_a_bad_C_says_what_it_takes(text: str) -> None:
-    with pytest.raises(TrainingError, match="--C takes a number, or lo:hi:n such as 1e-5:10:9, got"):
+    with pytest.raises(SettingError, match="`C` takes a number, or lo:hi:n such as 1e-5:10:9, got"):
         parse_C(text)
 
 
-def test_bad_settings_are_errors_in_a_line(tmp_path: Path) -> None:
-    features = _file(tmp_path / "f.h5")
-    with pytest.raises(TrainingError, match="unknown rule 'lucky'; expected one of best, one-se"):
-        cross_validate(features, "logreg", rule="lucky")
-    with pytest.raises(TrainingError, match="folds must be from 2 to the number of pictures, 60. Got 1 instead"):
-        cross_validate(features, "logreg", folds=1)
-    with pytest.raises(TrainingError, match="C must be positive"):
-        cross_validate(features, "logreg", C=[-1.0])
-    with pytest.raises(TrainingError, match="shots must be at least 1 and repeats at least 2"):
-        few_shot(features, shots=[0])
-    with pytest.raises(TrainingError, match="need validation rows"):
-        few_shot(features, validation=0.0)
-    with pytest.raises(TrainingError, match="calibration needs validation rows"):
-        fit(features, "logreg", validation=0.0, calibrate=True)
+@pytest.mark.parametrize(
+    ("run", "settings", "setting", "message"),
+    [
+        (cross_validate, {"rule": "lucky"}, "rule", "unknown `rule` 'lucky'; expected one of best, one-se"),
+        (cross_validate, {"folds": 1}, "folds", "`folds` must be from 2 to the number of pictures, 60, got 1"),
+        (cross_validate, {"C": []}, "C", "`C` needs one value at least"),
+        (few_shot, {"shots": [5, 0]}, "shots", "`shots` must be at least 1 each, got [5, 0]"),
+        (few_shot, {"repeats": 1}, "repeats", "`repeats` must be at least 2, got 1"),
+        (few_shot, {"validation": 0.0}, "validation", "few-shot curves need validation rows; expected `validation` ab"),
+        (fit, {"validation": 0.0, "calibrate": True}, "calibrate", "`calibrate` needs validation rows; expected a `va"),
+    ],
+)
+def test_bad_settings_are_errors_in_a_line(
+    run: Callable[..., Any], settings: dict[str, Any], setting: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        run(_file(tmp_path / "f.h5"), "logreg", **settings)
+    assert caught.value.setting == setting
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_a_bad_C_is_an_error_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="`C` must be from 1e-10 to 1e.06, got -1.0"):
+        cross_validate(_file(tmp_path / "f.h5"), "logreg", C=[-1.0])
 
 
 def test_every_linear_head_has_its_default_path(tmp_path: Path) -> None:
@@ -291,7 +305,7 @@ def test_calibration_error_is_the_mean_surplus_of_confidence() -> None:
 def test_a_calibrated_classifier_says_what_it_knows(name: str, tmp_path: Path) -> None:
     features = _file(tmp_path / "f.h5", n=300, splits=["", "test"] * 150)
     plain, calibrated = fit(features, name), fit(features, name, calibrate=True)
-    assert calibrated.temperature == calibrated.report["temperature"] != 1
+    assert calibrated.temperature == calibrated.fitting.temperature != 1
     assert plain.temperature == 1
     a, b = (c.evaluate(features, "validation") for c in (plain, calibrated))
     assert b.log_loss < a.log_loss
@@ -300,7 +314,7 @@ def test_a_calibrated_classifier_says_what_it_knows(name: str, tmp_path: Path) -
     assert again.temperature == calibrated.temperature
     np.testing.assert_array_equal(again.predict_proba(features), calibrated.predict_proba(features))
     crossed = cross_validate(features, name, folds=3, calibrate=True).classifier
-    assert crossed.temperature == crossed.report["temperature"] != 1
+    assert crossed.temperature == crossed.fitting.temperature != 1
     assert crossed.evaluate(features, "validation").rows == 150
 
 
@@ -336,12 +350,12 @@ def test_what_does_not_fit_into_memory_is_read_from_the_file(
     features = _file(tmp_path / "f.h5", n=90, views=2)
     quick = {"epochs": 8, "hidden": 16, "batch_size": 16} if name == "bn-mlp" else {}
     inside = fit(features, name, input=input, **quick)
-    monkeypatch.setattr("featx.training.MEMORY_BYTES", 0)
-    monkeypatch.setattr("featx.selection.rows_per_block", lambda *_: 7)
+    monkeypatch.setattr("featx.rows.MEMORY_BYTES", 0)
+    monkeypatch.setattr("featx.heads.linear.BLOCK_BYTES", 1000)
     outside = fit(features, name, input=input, **quick)
     difference = np.abs(outside.predict_proba(features) - inside.predict_proba(features)).max()
     assert difference < (0.2 if name == "bn-mlp" else 1e-3)
-    assert outside.report["validation_rows"] == inside.report["validation_rows"]
+    assert outside.fitting.validation_rows == inside.fitting.validation_rows
     if name != "bn-mlp":
         crossed = cross_validate(features, name, folds=3, input=input)
         monkeypatch.undo()

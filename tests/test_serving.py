@@ -22,23 +22,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import at_most, picture
 from PIL import Image
 
 import featx
 from featx import Classifier
-from featx.errors import PictureError, ServingError
+from featx.errors import PictureError, ServingError, SettingError
 
-pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 'featx[serve]'")
-pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install 'featx[serve]'")
+pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install '.[serve]'")
+pytest.importorskip("uvicorn", reason="Uvicorn is not installed: pip install '.[serve]'")
 httpx = pytest.importorskip("httpx", reason="HTTPX is not installed")
 
 from starlette.testclient import TestClient  # noqa: E402 - where FastAPI is
 
-from featx.serving import make_app  # noqa: E402
-from featx.serving.server import _listener  # noqa: E402
-from featx.serving.uploads import Door, Place  # noqa: E402
-from featx.serving.worker import Worker  # noqa: E402
+from featx.serving.address import bound_socket  # noqa: E402
+from featx.serving.app import make_app  # noqa: E402
+from featx.serving.limits import Capacity, Reservation  # noqa: E402
+from featx.serving.predictor import Predictor  # noqa: E402
 
 ROOT = Path(featx.__file__).parents[1]
 HOSTILE = '"><script>alert(1)</script>'
@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def features(data: Path, tiny_backbone: str) -> str:
     recipe = {"backbone": tiny_backbone, "preprocess": "rescale"}
-    return featx.extract(data, cache_dir=data.parent / "cache", **recipe).features
+    return featx.extract(data, cache_dir=data.parent / "cache", **recipe).features_path
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def model(classifier: Classifier, data: Path) -> Path:
 def plain_model(data: Path) -> Path:
     """A classifier of the pixels themselves: its server loads no network library."""
     done = featx.extract(data, cache_dir=data.parent / "cache", backbone="pixels", size=16)
-    return featx.fit(done.features, "logreg", input="flat").save(data.parent / "plain")
+    return featx.fit(done.features_path, "logreg", input="flat").save(data.parent / "plain")
 
 
 @pytest.fixture(scope="module")
@@ -126,22 +126,22 @@ def test_a_prediction_is_what_predict_says(client: Any, classifier: Classifier, 
 
 
 def test_batches_give_the_same(classifier: Classifier) -> None:
-    worker = Worker(classifier)
+    predictor = Predictor(classifier)
     pictures = [png(number, kind=number % 2) for number in range(5)]
-    single = [worker_answer(worker, data) for data in pictures]
-    worker.batch_size = 8
-    waiting = [worker.look(data) for data in [*pictures, b"text", pictures[0]]]
+    single = [answer_of(predictor, data) for data in pictures]
+    predictor.batch_size = 8
+    waiting = [predictor.submit(data) for data in [*pictures, b"text", pictures[0]]]
     calls: list[int] = []
-    trunk = worker._trunk
-    worker._trunk = Counting(trunk, calls)  # type: ignore[assignment]
-    with worker:
+    trunk = predictor._trunk
+    predictor._trunk = Counting(trunk, calls)  # type: ignore[assignment]
+    with predictor:
         for one, future in zip(single, waiting[:5], strict=True):
             np.testing.assert_allclose(future.result(60).prediction.all_probabilities, one, atol=1e-6)
         with pytest.raises(PictureError, match="not a picture"):
             waiting[5].result(60)
         np.testing.assert_allclose(waiting[6].result(60).prediction.all_probabilities, single[0], atol=1e-6)
-        assert worker.alive and calls == [8]
-    assert not worker.alive
+        assert predictor.alive and calls == [8]
+    assert not predictor.alive
 
 
 class Counting:
@@ -158,21 +158,21 @@ class Counting:
         return self.trunk(images)
 
 
-def worker_answer(worker: Worker, data: bytes) -> Any:
-    """What a worker that is not at work yet would say."""
-    from featx.serving.worker import _Job
+def answer_of(predictor: Predictor, data: bytes) -> Any:
+    """What a predictor that is not at work yet would say."""
+    from featx.serving.predictor import _Job
 
     job = _Job(data)
-    worker._answer([job])
-    return job.done.result(0).prediction.all_probabilities
+    predictor._answer([job])
+    return job.future.result(0).prediction.all_probabilities
 
 
-def test_a_worker_that_ends_lets_nobody_wait(classifier: Classifier) -> None:
-    worker = Worker(classifier)
-    worker.batch_size = 2
-    with worker:
-        waiting = [worker.look(png(number)) for number in range(50)]
-    assert all(future.done() for future in waiting) and not worker.alive
+def test_a_predictor_that_ends_lets_nobody_wait(classifier: Classifier) -> None:
+    predictor = Predictor(classifier)
+    predictor.batch_size = 2
+    with predictor:
+        waiting = [predictor.submit(png(number)) for number in range(50)]
+    assert all(future.done() for future in waiting) and not predictor.alive
 
 
 def test_a_map_lies_on_the_picture(client: Any, classifier: Classifier) -> None:
@@ -206,7 +206,7 @@ def test_a_head_without_maps_says_so(features: str) -> None:
 def test_about_says_which_classifier_it_is(client: Any, classifier: Classifier) -> None:
     about = client.get("/about").json()
     assert about["class_names"] == classifier.class_names and about["spec"] == classifier.spec
-    assert about["validation_accuracy"] == classifier.report["validation_accuracy"]
+    assert about["validation_accuracy"] == classifier.fitting.validation_accuracy
     assert (about["no_maps"], about["max_bytes"], about["head"]) == ("", 100_000, "logreg")
     assert str(Path.home()) not in json.dumps(about) and "/tmp" not in json.dumps(about)
     assert client.get("/health").json() == {"ok": True}
@@ -241,7 +241,7 @@ def test_bombs_are_not_decoded(client: Any, classifier: Classifier) -> None:
     assert "pixels are more than" in refused(send(client, bomb + chunk(b"IEND", b"")), 422)
     small = replace(classifier, recipe=replace(classifier.recipe, max_pixels=1000))
     with TestClient(make_app(small), base_url=LOCAL) as narrow:
-        assert refused(send(narrow, png()), 422) == "1200 pixels are more than --max-pixels 1000"
+        assert refused(send(narrow, png()), 422) == "1200 pixels are more than max_pixels (1000)"
 
 
 def test_large_bodies_are_refused_by_counting(client: Any) -> None:
@@ -273,14 +273,14 @@ def test_other_paths_and_verbs_are_refused(client: Any) -> None:
 
 
 def test_there_is_only_so_much_room() -> None:
-    door = Door(most_requests=2, most_bytes=100)
-    with Place(door) as first, Place(door) as second:
-        assert first.hold(60) and not second.hold(50) and second.hold(40) and not first.hold(1)
-        with Place(door) as third:
-            assert not third.admitted and not third.hold(1)
-        first.let_go()
-        assert second.hold(60) and door.bytes == 100
-    assert (door.requests, door.bytes) == (0, 0)
+    capacity = Capacity(max_requests=2, max_bytes=100)
+    with Reservation(capacity) as first, Reservation(capacity) as second:
+        assert first.reserve(60) and not second.reserve(50) and second.reserve(40) and not first.reserve(1)
+        with Reservation(capacity) as third:
+            assert not third.admitted and not third.reserve(1)
+        first.release()
+        assert second.reserve(60) and capacity.bytes == 100
+    assert (capacity.requests, capacity.bytes) == (0, 0)
 
 
 def test_who_comes_when_it_is_full_is_asked_to_come_again(classifier: Classifier) -> None:
@@ -378,24 +378,40 @@ def test_names_of_files_are_never_used(name: str, client: Any, tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    for name in [n for n in sys.modules if n.startswith("featx.serving")]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ServingError, match=r"pip install 'featx\[serve\]'"):
-        __import__("featx.serving")
+    with pytest.raises(ServingError, match=r"pip install '\.\[serve\]'"):
+        featx.serve(model)
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"port": 70_000}, "`port` must be"), ({"max_bytes": 0}, "at least 1")])
+def test_settings_out_of_range(settings: dict[str, int], said: str, model: Path) -> None:
+    with pytest.raises(SettingError, match=said):
+        featx.serve(model, **settings)
+
+
+def test_a_folder_is_served_until_it_is_interrupted(model: Path) -> None:
+    urls: list[str] = []
+
+    def ready(url: str) -> None:
+        urls.append(url)
+        signal.raise_signal(signal.SIGINT)
+
+    with at_most(60), pytest.raises(KeyboardInterrupt, match="the server has ended"):
+        featx.serve(model, port=0, ready=ready)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", urls[0]) and len(urls) == 1
 
 
 def test_an_address_that_cannot_be_had_is_said() -> None:
-    with _listener("127.0.0.1", 0) as taken:
+    with bound_socket("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ServingError, match=f"port {port} is in use; give another --port"):
-            _listener("127.0.0.1", port)
+        with pytest.raises(ServingError, match=f"port {port} is in use; give another `port`, or `port=0`"):
+            bound_socket("127.0.0.1", port)
     with pytest.raises(ServingError, match="is not this machine's address"):
-        _listener("192.0.2.1", 0)
+        bound_socket("192.0.2.1", 0)
     with pytest.raises(ServingError, match="there is no such address"):
-        _listener("no such host", 0)
+        bound_socket("no such host", 0)
 
 
 # ------------------------------------------------------------------------------------------------------ the real server

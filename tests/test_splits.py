@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featx.errors import TrainingError
-from featx.splits import Split, split_rows
+from featx.errors import SettingError, TrainingError
+from featx.rows import Split, split_rows
 
 
 def _columns(rows: list[tuple[str, int, str]]) -> tuple[Any, Any, Any]:
@@ -203,8 +203,9 @@ def test_an_unlabelled_test_picture_does_not_push_its_copy_out() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_share_must_be_a_share(share: float) -> None:
-    with pytest.raises(TrainingError, match="validation share must be at least 0 and below 1, got"):
+    with pytest.raises(SettingError, match=f"^`validation` must be at least 0 and below 1, got {share:g}$") as caught:
         _hundred(0, share=share)
+    assert caught.value.setting == "validation"
 
 
 @pytest.mark.parametrize(

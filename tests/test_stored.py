@@ -59,6 +59,9 @@ def test_a_classifier_is_read(stored: Path, name: str) -> None:
     assert evaluation.accuracy == expected["accuracy"]
     assert evaluation.log_loss == pytest.approx(expected["log_loss"], abs=1e-5)
     assert classifier.temperature == expected["temperature"]
+    record = classifier.fitting.to_json()
+    assert {name: record.get(name) for name in expected["report"]} == expected["report"]
+    assert bool(classifier.fitting.history) == (name in ("bn-mlp", "tail"))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

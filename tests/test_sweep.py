@@ -25,15 +25,15 @@ from conftest import picture
 from typer.testing import CliRunner
 
 import featx
-from featx._processes import share_of_cores, threads_in_environment
+from featx._internal.parallel import share_of_cores, threads_in_environment
 from featx.cache import Features
 from featx.cli import app
-from featx.errors import SweepError, TrainingError
+from featx.errors import SettingError, SweepError, TrainingError
 from featx.heads import HEADS, BNMLPHead, MLPHead
-from featx.sweeping import PRUNERS, Sweep, Trial, search_space, training
-from featx.sweeping import space as spaces
-from featx.sweeping import study as studies
-from featx.sweeping.rows import Rows, inputs_of, read_rows
+from featx.rows import Rows, inputs_of, read_rows
+from featx.selection.sweep import PRUNERS, Sweep, Trial, search_space, training
+from featx.selection.sweep import space as spaces
+from featx.selection.sweep import study as studies
 
 ROOT = Path(featx.__file__).parents[1]
 EVERYTHING = [*spaces.SPACE, "epochs", "patience", "random_state"]
@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(data: Path, tiny_backbone: str) -> Path:
     """Their features, maps of 4 x 4 x 8."""
     done = featx.extract(data, backbone=tiny_backbone, preprocess="rescale", cache_dir=data.parent / "cache")
-    return Path(done.features)
+    return Path(done.features_path)
 
 
 @pytest.fixture(autouse=True)
@@ -154,14 +154,14 @@ def test_the_first_trial_is_the_heads_defaults_and_the_best_is_fitted(head: str,
     assert first.params == fixed | {name: params[name] for name in first.params if name not in fixed}
     assert [t.number for t in found.trials] == [0, 1, 2] and {t.state for t in found.trials} == {"complete"}
     fit = featx.fit(file, head, **first.params)
-    assert (first.mean_accuracy, first.epochs) == (fit.report["validation_accuracy"], fit.report["epochs"])
+    assert (first.mean_accuracy, first.epochs) == (fit.fitting.validation_accuracy, fit.fitting.epochs)
     held_out = featx.load_features(file)
     loss = fit.evaluate(held_out, "validation").log_loss
     assert first.log_loss == pytest.approx(loss, rel=1e-3)
     assert found.best == max(found.trials, key=lambda t: (t.mean_accuracy, -(t.log_loss or 0)))
-    assert found.best.mean_accuracy == found.classifier.report["validation_accuracy"]
+    assert found.best.mean_accuracy == found.classifier.fitting.validation_accuracy
     assert found.best.params.items() <= found.classifier.head.get_params().items()
-    assert found.classifier.report["train_rows"] == 24  # fitted again on all training rows
+    assert found.classifier.fitting.train_rows == 24  # fitted again on all training rows
     again = featx.Classifier.load(found.classifier.save(tmp_path / "model"))
     assert again.evaluate(held_out).rows == 8
     assert found.storage == Path("s.db") and found.seconds > 0 and all(t.seconds > 0 for t in found.trials)
@@ -195,8 +195,8 @@ def test_ties_are_broken_by_log_loss() -> None:
 def test_repeats_are_averaged(file: Path) -> None:
     fixed = {"input": "avg", "dropout": 0.5, "learning_rate": 0.01, "batch_size": 8, "hidden": 4, "epochs": 2}
     found = featx.sweep(file, "mlp", trials=1, repeats=3, **fixed).best
-    fits = [featx.fit(file, "mlp", random_state=seed, **fixed).report for seed in range(3)]
-    accuracies = [report["validation_accuracy"] for report in fits]
+    fits = [featx.fit(file, "mlp", random_state=seed, **fixed).fitting for seed in range(3)]
+    accuracies = [record.validation_accuracy for record in fits]
     assert found.mean_accuracy == pytest.approx(np.mean(accuracies))
     assert found.std_accuracy == pytest.approx(np.std(accuracies))
     assert found.epochs == 6
@@ -248,7 +248,7 @@ def test_features_are_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def fit(features: Features, head: str, **_options: Any) -> Any:
         return None  # reads them again, which is another matter
 
-    monkeypatch.setattr("featx.sweeping.search.fit", fit)
+    monkeypatch.setattr("featx.selection.sweep.search.fit", fit)
     for trials in (1, 6):
         read.clear()
         inputs = {trial.params["input"] for trial in sweep(file, trials=trials, epochs=1).trials}
@@ -267,7 +267,7 @@ def test_rows_are_pooled_as_fit_pools_them(file: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(rows.of("max", train)[0], X.max(axis=(1, 2)))
     again = rows.of("flat", rows.parts[1][0])[0]
     assert len(again) == 18 and not np.array_equal(again, X)
-    monkeypatch.setattr("featx.sweeping.rows.FLAT_BYTES", 100)
+    monkeypatch.setattr("featx.rows.FLAT_BYTES", 100)
     assert inputs_of(features, {}) == ["avg", "max"] and inputs_of(features, {"input": "flat"}) == ["flat"]
 
 
@@ -280,7 +280,7 @@ def test_only_pictures_themselves_are_taken(data: Path, tiny_backbone: str) -> N
         cache_dir="cache",
         views=featx.Views(3, flip=True, zoom=0.2),
     )
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     assert len(features) == 32 + 48
     rows = read_rows(features, inputs_of(features, {}), 0.25, 0, 1)
     assert len(rows.y) == 24
@@ -358,7 +358,9 @@ def begun(file: Path) -> Path:
 )
 def test_another_sweeps_storage_is_refused(changed: dict[str, Any], what: str, file: Path, begun: Path) -> None:
     before = begun.read_bytes()
-    with pytest.raises(SweepError, match=rf"^s\.db holds another sweep: {what}.*Give another --storage") as caught:
+    with pytest.raises(
+        SweepError, match=rf"^s\.db holds another sweep: {what}.*Give another `storage`, or remove it$"
+    ) as caught:
         sweep(file, **{"trials": 1, "storage": begun, **changed})
     assert "\n" not in str(caught.value) and begun.read_bytes() == before
 
@@ -390,7 +392,7 @@ def test_what_is_no_storage_is_refused(file: Path) -> None:
     with pytest.raises(SweepError, match=r"^notes\.txt cannot be used as the storage of a sweep: .*not a database"):
         sweep(file, storage="notes.txt")
     assert Path("notes.txt").read_text() == "not SQLite, " * 100
-    with pytest.raises(SweepError, match=r"^\. is a folder; --storage names a file in it, such as sweep\.db"):
+    with pytest.raises(SweepError, match=r"^\. is a folder; `storage` names a file in it, such as sweep\.db"):
         sweep(file, storage=".")
 
 
@@ -443,31 +445,39 @@ def test_a_trial_that_cannot_be_trained_has_failed(file: Path, monkeypatch: pyte
 
 def test_if_no_trial_can_be_trained_the_sweep_says_why(file: Path) -> None:
     with pytest.raises(
-        TrainingError, match=r"^none of 2 trials could be trained: dropout must be at least 0 and below"
+        TrainingError, match=r"^none of 2 trials could be trained: the loss became not a number in epoch 2"
     ):
+        sweep(file, trials=2, learning_rate=1e30, batch_size=64)
+    with pytest.raises(SettingError, match="^`dropout` must be at least 0 and below 1, got 2.0"):
         sweep(file, trials=2, dropout=2.0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "svm"}, "only bn-mlp and mlp are swept, got --head svm; `featx fit` fits the others"),
-        ({"pruner": "best"}, "unknown pruner 'best'; expected one of median, hyperband, none"),
-        ({"trials": 0}, "--trials must be at least 1, got 0"),
-        ({"workers": 0}, "--workers must be at least 1, got 0"),
-        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
-        ({"timeout": 0}, "--timeout must be more than 0 seconds, got 0"),
-        ({"C": 1}, "the mlp head has no 'C'"),
-        ({"validation": 0}, "a sweep chooses by validation rows, and there are none"),
-        ({"validation": 1}, "must be at least 0 and below 1, got 1"),
+        ({"head": "svm"}, "only bn-mlp and mlp are swept, got `head=svm`; `featx fit` fits the others"),
+        ({"pruner": "best"}, "unknown `pruner` 'best'; expected one of median, hyperband, none"),
+        ({"trials": 0}, "`trials` must be at least 1, got 0"),
+        ({"workers": 0}, "`workers` must be at least 1, got 0"),
+        ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
+        ({"timeout": 0}, "`timeout` must be more than 0 seconds, got 0"),
+        ({"C": 1}, "the mlp head has no setting 'C'; it takes batch_size, dropout, "),
+        ({"validation": 1}, "`validation` must be at least 0 and below 1, got 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_settings_that_cannot_be_are_errors(options: dict[str, Any], message: str, file: Path) -> None:
-    with pytest.raises(TrainingError) as caught:
-        sweep(file, **options)
-    assert str(caught.value).startswith(message) or message in str(caught.value)
-    assert not list(Path.cwd().glob("*.db"))
+    with pytest.raises(SettingError) as caught:
+        sweep(file, storage="s.db", **options)
+    assert str(caught.value).startswith(message)
+    assert caught.value.setting == next(iter(options))
+    assert not Path("s.db").exists()
+
+
+def test_without_validation_rows_there_is_nothing_to_choose_by(file: Path) -> None:
+    with pytest.raises(TrainingError, match="^a sweep chooses by validation rows, and there are none; give `validati"):
+        sweep(file, storage="s.db", validation=0)
+    assert not Path("s.db").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -528,7 +538,7 @@ def test_it_gives_up_if_workers_are_killed_again_and_again() -> None:
     found = training.patiently(attempts)
     for _ in range(3):
         next(found)
-    with pytest.raises(SweepError, match="workers were killed 3 times before any finished a trial.*fewer --workers"):
+    with pytest.raises(SweepError, match="workers were killed 3 times before any finished a trial.*fewer `workers`"):
         next(found)
 
 
@@ -562,7 +572,7 @@ def test_the_command_writes_what_it_has_found(file: Path) -> None:
     for row, trial in zip(rows, found["trials"], strict=True):
         values = [*(trial[name] for name in header[:7]), *trial["params"].values()]
         assert row == list(map(str, values))
-    with featx.images.Image.open("out.png") as image:
+    with featx.pictures.decoding.Image.open("out.png") as image:
         assert image.format == "PNG" and image.size[0] >= 1000
     again = run(*words)
     assert f"models/{file.stem}-mlp-sweep is replaced" in again.stderr
@@ -629,7 +639,7 @@ def test_without_matplotlib_the_plot_says_what_to_install(file: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     calls = fit_of(monkeypatch, lambda _call, real: real())
     said = run(file, *SHORT, "--plot", "out.png", code=1).stderr
-    assert said == "error: --plot needs Matplotlib, which is not installed: pip install 'featx[plot]'\n" and not calls
+    assert said == "error: --plot needs Matplotlib, which is not installed: pip install '.[plot]'\n" and not calls
 
 
 def test_the_plot_shows_all_kinds_of_trials(file: Path) -> None:

@@ -16,13 +16,14 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import featx
-from featx import FeatureExtractor, transformer
-from featx.errors import BackboneError, PictureError
+from featx import FeatureExtractor
+from featx.errors import BackboneError, PictureError, SettingError
+from featx.extraction import transformer as transformer_module
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(2**30))
+def nothing_remembered() -> None:
+    transformer_module._MEMORY.clear()
 
 
 @pytest.fixture
@@ -45,10 +46,10 @@ def _arrays(paths: list[str]) -> np.ndarray:
 
 
 def test_paths_and_arrays_give_equal_features(
-    extractor: FeatureExtractor, paths: list[str], counted: list[int], monkeypatch: pytest.MonkeyPatch
+    extractor: FeatureExtractor, paths: list[str], counted: list[int]
 ) -> None:
     from_paths = extractor.fit_transform(paths)
-    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(2**30))
+    transformer_module._MEMORY.clear()
     from_arrays = extractor.transform(_arrays(paths))
     assert from_paths.shape == (18, 8)
     assert from_paths.dtype == np.float32
@@ -76,7 +77,7 @@ def test_it_agrees_with_an_extraction(
     done = featx.extract(
         root, cache_dir=tmp_path / "cache", backbone=extractor.backbone, preprocess="rescale", batch_size=4, **settings
     )
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     found = extractor.set_params(**settings).fit_transform([root / path for path in features.paths])
     assert found.shape == features.shape
     assert extractor.feature_shape_ == features.shape[1:]
@@ -153,7 +154,7 @@ def test_the_constructor_only_assigns() -> None:
     """Wrong settings are told by fit, as scikit-learn's are."""
     extractor = FeatureExtractor("no-such-network", pooling="sum", size=-3)
     assert (extractor.backbone, extractor.pooling, extractor.size) == ("no-such-network", "sum", -3)
-    with pytest.raises(BackboneError, match="unknown pooling 'sum'; expected one of none, avg, max"):
+    with pytest.raises(SettingError, match="unknown `pooling` 'sum'; expected one of none, avg, max"):
         extractor.fit()
     with pytest.raises(BackboneError, match="unknown backbone 'no-such-network'"):
         extractor.set_params(pooling="avg").fit()
@@ -171,7 +172,7 @@ def test_a_picture_that_cannot_be_read_is_named(extractor: FeatureExtractor, pat
 
 
 def test_a_picture_above_the_limit_is_named(extractor: FeatureExtractor, paths: list[str]) -> None:
-    with pytest.raises(PictureError, match=r"lying/000\.png: .*--max-pixels 100"):
+    with pytest.raises(PictureError, match=r"lying/000\.png: .*`max_pixels=100`"):
         extractor.set_params(max_pixels=100).transform(paths)
 
 
@@ -198,7 +199,7 @@ def test_what_is_remembered_stays_within_a_number_of_bytes(
     extractor: FeatureExtractor, paths: list[str], counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_bytes = 8 * 4
-    monkeypatch.setattr(transformer, "_MEMORY", transformer._Memory(10 * row_bytes))
+    monkeypatch.setattr(transformer_module, "_MEMORY", transformer_module._FeatureMemory(10 * row_bytes))
     extractor.set_params(batch_size=1)
     whole = extractor.transform(paths)  # more than can be remembered
     assert whole.shape == (18, 8) and len(counted) == 18
@@ -206,3 +207,24 @@ def test_what_is_remembered_stays_within_a_number_of_bytes(
     assert len(counted) == 18  # the last used are
     extractor.transform(paths[:1])
     assert len(counted) == 19
+
+
+def test_settings_are_told_by_fit(extractor: FeatureExtractor) -> None:
+    for settings in ({"batch_size": 0}, {"precision": "int8"}, {"engine": "onnx"}, {"dtype": "int8"}):
+        with pytest.raises(SettingError) as caught:
+            clone(extractor).set_params(**settings).fit()
+        assert [caught.value.setting] == list(settings)
+
+
+def test_less_precision_and_drafts_give_other_features(extractor: FeatureExtractor, tmp_path: Path) -> None:
+    """As an extraction with the same settings does."""
+    picture(0, 1, (400, 300)).save(tmp_path / "large.jpg", quality=95)
+    full = extractor.fit_transform([tmp_path / "large.jpg"])
+    for settings in ({"precision": "bfloat16", "engine": "keras"}, {"draft": True}):
+        other = clone(extractor).set_params(**settings).fit_transform([tmp_path / "large.jpg"])
+        done = featx.extract(
+            tmp_path, cache_dir=tmp_path / "cache", backbone=extractor.backbone, preprocess="rescale", pooling="avg",
+            dtype="float32", batch_size=4, **settings,
+        )  # fmt: skip
+        assert 1e-6 < np.abs(other - full).max() < 0.1
+        np.testing.assert_allclose(other, featx.load_features(done.features_path).X(), rtol=1e-5)

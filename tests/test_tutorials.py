@@ -47,10 +47,10 @@ def test_a_label_file_leads_to_the_same_classes_and_sets_bad_pictures_aside(
     done = featx.extract(labels, backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "cache")
     assert (done.listed, done.rows, done.quarantined) == (36, 34, 2)
     assert {path for path, _ in done.quarantine} == {"half.jpg", "page.jpg"}
-    features = featx.load_features(done.features)
+    features = featx.load_features(done.features_path)
     folders = featx.extract(split_set, backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "cache")
     assert folders.computed == 0  # the same pictures, by their content
-    assert features.class_names == featx.load_features(folders.features).class_names
+    assert features.class_names == featx.load_features(folders.features_path).class_names
     kinds = {path: str(features.splits[n]) for n, path in enumerate(features.paths)}
     assert (kinds["gray.png"], kinds["alpha.png"]) == ("train", "train")
     assert sum(split == "test" for split in kinds.values()) == 8
@@ -62,7 +62,7 @@ def test_what_is_measured_is_kept(split_set: Path, tiny_backbone: str, tmp_path:
     def train(seed: int) -> featx.Classifier:
         trainings.append(seed)
         done = featx.extract(split_set, backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "cache")
-        return featx.fit(done.features, "ridge", random_state=seed)
+        return featx.fit(done.features_path, "ridge", random_state=seed)
 
     rows = []
     for _ in range(2):
@@ -97,4 +97,4 @@ def test_from_labels_to_alexnet_and_support_vectors(
         assert mean.size == (99, 99)
         assert 50 < np.asarray(mean, np.float64).mean() < 200
     model: Any = featx.Classifier.load(tmp_path / "quick" / "models" / "alexnet-stripes-0")
-    assert model.report["network"] == "alexnet"
+    assert model.fitting.network == "alexnet"

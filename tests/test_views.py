@@ -25,13 +25,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import featx
-from featx import Views, computing, extraction, pipeline
-from featx.backbones import Trunk
-from featx.cache import CacheFolder, Features, digest, load_features, write_features
+from featx import Views
+from featx._internal.hashing import digest
+from featx.backbones import KerasTrunk
+from featx.cache import CacheFolder, Features, load_features, write_features
 from featx.cli import app
-from featx.errors import ExtractionError, PictureError
-from featx.extraction import Extraction, explain
-from featx.images import decode, resize
+from featx.errors import PictureError, SettingError
+from featx.extraction import Extraction, OtherSpec, plan
+from featx.extraction import computation as computation_module
+from featx.extraction import pipeline as pipeline_module
+from featx.extraction import run as run_module
+from featx.extraction import share as share_module
+from featx.pictures import decode, resize
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(featx.__file__).parents[1])}
 Run = Callable[..., Extraction]
@@ -48,7 +53,7 @@ def run(tmp_path: Path, tiny_backbone: str) -> Run:
         own = {name: options.pop(name) for name in list(options) if name in (*EVERYTHING, "random_state")}
         views = Views(n, **(own or FLIP_AND_ZOOM)) if n > 1 else None
         usual = {"cache_dir": tmp_path / "cache", "backbone": tiny_backbone, "preprocess": "rescale", "batch_size": 1}
-        return extraction.extract(dataset, views=views, **{**usual, **options})
+        return run_module.extract(dataset, views=views, **{**usual, **options})
 
     return extract
 
@@ -96,28 +101,31 @@ def views_of(image: np.ndarray, count: int = 60, **varied: Any) -> list[np.ndarr
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"n": 0}, r"--views must be from 1 to 1000, got 0"),
-        ({"n": 1001, "flip": True}, r"--views must be from 1 to 1000, got 1001"),
-        ({"n": 2.5, "flip": True}, r"--views must be a whole number, got 2\.5"),
-        ({"n": 5}, r"--views 5 would be 5 times the same picture; add --flip, --zoom 0\.2, .* or --brightness 0\.2"),
-        ({"flip": True}, r"--flip varies views, but only the picture itself is asked for; add --views 5"),
-        ({"n": 1, "shift": 0.1}, r"--shift varies views, .*; add --views 5"),
-        ({"n": 2, "zoom": 1}, r"--zoom must be at least 0 and below 1, got 1"),
-        ({"n": 2, "zoom": -0.1}, r"--zoom must be at least 0 and below 1, got -0\.1"),
-        ({"n": 2, "zoom": math.nan}, r"--zoom must be at least 0 and below 1, got nan"),
-        ({"n": 2, "zoom": "much"}, r"--zoom must be at least 0 and below 1, got much"),
-        ({"n": 2, "zoom": None}, r"--zoom must be at least 0 and below 1, got None"),
-        ({"n": 2, "rotate": 180.5}, r"--rotate must be from 0 to 180 degrees, got 180\.5"),
-        ({"n": 2, "rotate": math.inf}, r"--rotate must be from 0 to 180 degrees, got inf"),
-        ({"n": 2, "shift": 1.5}, r"--shift must be at least 0 and below 1, got 1\.5"),
-        ({"n": 2, "brightness": 20}, r"--brightness must be at least 0 and below 1, got 20"),
-        ({"n": 2, "flip": 0.5}, r"--flip is on or off, got 0\.5; say True or False"),
-        ({"n": 2, "flip": True, "random_state": None}, r"--seed must be a whole number, got None"),
+        ({"n": 0}, r"`views` must be from 1 to 1000, got 0"),
+        ({"n": 1001, "flip": True}, r"`views` must be from 1 to 1000, got 1001"),
+        ({"n": 2.5, "flip": True}, r"`views` must be a whole number, got 2\.5"),
+        (
+            {"n": 5},
+            r"`views=5` would be 5 times the same picture; add `flip=True`, .* or `brightness=0\.2`",
+        ),
+        ({"flip": True}, r"`flip` varies views, but only the picture itself is asked for; add `views=5`"),
+        ({"n": 1, "shift": 0.1}, r"`shift` varies views, .*; add `views=5`"),
+        ({"n": 2, "zoom": 1}, r"`zoom` must be at least 0 and below 1, got 1"),
+        ({"n": 2, "zoom": -0.1}, r"`zoom` must be at least 0 and below 1, got -0\.1"),
+        ({"n": 2, "zoom": math.nan}, r"`zoom` must be at least 0 and below 1, got nan"),
+        ({"n": 2, "zoom": "much"}, r"`zoom` must be at least 0 and below 1, got much"),
+        ({"n": 2, "zoom": None}, r"`zoom` must be at least 0 and below 1, got None"),
+        ({"n": 2, "rotate": 180.5}, r"`rotate` must be from 0 to 180 degrees, got 180\.5"),
+        ({"n": 2, "rotate": math.inf}, r"`rotate` must be from 0 to 180 degrees, got inf"),
+        ({"n": 2, "shift": 1.5}, r"`shift` must be at least 0 and below 1, got 1\.5"),
+        ({"n": 2, "brightness": 20}, r"`brightness` must be at least 0 and below 1, got 20"),
+        ({"n": 2, "flip": 0.5}, r"`flip` is on or off, got 0\.5; say True or False"),
+        ({"n": 2, "flip": True, "random_state": None}, r"`random_state` must be a whole number, got None"),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
 def test_settings_that_cannot_be_are_errors(arguments: dict[str, Any], match: str) -> None:
-    with pytest.raises(ExtractionError, match=match) as caught:
+    with pytest.raises(SettingError, match=match) as caught:
         Views(**arguments)
     assert "\n" not in str(caught.value)
 
@@ -133,10 +141,8 @@ def test_one_setting_has_one_spelling() -> None:
 
 @pytest.mark.parametrize("views", [5, {"n": 5, "flip": True}, True])
 def test_only_views_are_views(make_dataset: Make, tmp_path: Path, tiny_backbone: str, views: Any) -> None:
-    with pytest.raises(
-        ExtractionError, match=r"views must be a featx\.Views, such as Views\(5, flip=True, zoom=0\.2\)"
-    ):
-        extraction.extract(make_dataset(each=1), cache_dir=tmp_path / "c", backbone=tiny_backbone, views=views)
+    with pytest.raises(SettingError, match=r"`views` must be a featx\.Views, such as Views\(5, flip=True, zoom=0\.2\)"):
+        run_module.extract(make_dataset(each=1), cache_dir=tmp_path / "c", backbone=tiny_backbone, views=views)
 
 
 # -------------------------------------------------------------------------------------------------------------- a view
@@ -300,7 +306,7 @@ def test_batches_hold_every_image_once_in_order(counts: list[int], batch_size: i
     sizes = []
 
     class Mean(SimpleNamespace):
-        size = 2
+        info = SimpleNamespace(size=2, lanes=1)
 
         def __call__(self, images: np.ndarray) -> np.ndarray:
             sizes.append(len(images))
@@ -309,8 +315,10 @@ def test_batches_hold_every_image_once_in_order(counts: list[int], batch_size: i
     failures: dict[int, PictureError] = {}
     seen: list[tuple[int, int]] = []
     trunk: Any = Mean()
-    for keys, features in pipeline.run_trunk_on_views(range(len(counts)), load, trunk, batch_size, failures, 5):
-        assert features[:, 0].tolist() == [10 * job + number for job, number in keys]
+    limits = {"batch_size": batch_size, "images_per_job": 5}
+    for batch in pipeline_module.features_of(range(len(counts)), load, trunk, "float32", failures, **limits):
+        keys = list(zip(batch.jobs, batch.numbers, strict=True))
+        assert batch.features[:, 0].tolist() == [10 * job + number for job, number in keys]
         seen += keys
     assert seen == [(job, number) for job, count in enumerate(counts) for number in range(count)]
     assert set(failures) == {job for job, count in enumerate(counts) if count < 0}
@@ -321,9 +329,9 @@ def test_batches_hold_every_image_once_in_order(counts: list[int], batch_size: i
 
 
 def test_training_pictures_alone_have_views(split_data: Path, run: Run) -> None:
-    plain = load_features(run(split_data).features)
+    plain = load_features(run(split_data).features_path)
     done = run(split_data, 3)
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     assert (done.listed, done.rows, done.quarantined, done.views, done.view_rows) == (11, 11, 0, 3, 12)
     assert done.shape == features.shape == (23, 4, 4, 8)
     assert features.views.tolist() == [0] * 11 + [1] * 6 + [2] * 6 and features.views.dtype == np.int16
@@ -358,7 +366,7 @@ def test_unlabelled_pictures_have_none_and_that_is_said(
 
 def test_features_of_views_are_the_trunks(make_dataset: Make, run: Run, tiny_backbone: str) -> None:
     root = make_dataset(each=2)
-    features = load_features(run(root, 3, **EVERYTHING).features)
+    features = load_features(run(root, 3, **EVERYTHING).features_path)
     views, trunk = Views(3, **EVERYTHING), featx.build_trunk(tiny_backbone, preprocess="rescale")
     for path, content, view, row in zip(features.paths, features.ids, features.views, features.X(), strict=True):
         image = views.augment(resize(decode((root / path).read_bytes()), 32), content, int(view))
@@ -371,7 +379,7 @@ def test_a_flat_test_folder_beside_training_pictures_has_none(make_dataset: Make
     root = make_dataset(each=1, split="train")
     (root / "test").mkdir()
     picture(0, 70).save(root / "test" / "070.png")
-    features = load_features(run(root, 3).features)
+    features = load_features(run(root, 3).features_path)
     assert features.views.tolist() == [0] * 3 + [1] * 2 + [2] * 2 and set(features.splits[3:]) == {"train"}
 
 
@@ -379,21 +387,21 @@ def test_a_flat_test_folder_beside_training_pictures_has_none(make_dataset: Make
 def test_the_batch_size_does_not_change_views(make_dataset: Make, run: Run, tmp_path: Path, batch_size: int) -> None:
     root = make_dataset(each=3)
     (root / "lying" / "0005.png").write_bytes(b"a gap in a batch")
-    usual = load_features(run(root, 4, dtype="float32").features)
+    usual = load_features(run(root, 4, dtype="float32").features_path)
     done = run(root, 4, dtype="float32", batch_size=batch_size, cache_dir=tmp_path / "other")
-    other = load_features(done.features)
+    other = load_features(done.features_path)
     assert usual.paths.tolist() == other.paths.tolist() and usual.views.tolist() == other.views.tolist()
     np.testing.assert_allclose(other.X(), usual.X(), atol=1e-3)
 
 
 def test_other_names_and_another_order_give_the_same_views(make_dataset: Make, run: Run, tmp_path: Path) -> None:
     root = make_dataset(each=3)
-    first = load_features(run(root, 3).features)
+    first = load_features(run(root, 3).features_path)
     turned = tmp_path / "turned"
     for number, path in enumerate(sorted(root.rglob("*.png"), reverse=True)):
         (turned / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, turned / path.parent.name / f"other{number}.png")
-    second = load_features(run(turned, 3, cache_dir=tmp_path / "other").features)
+    second = load_features(run(turned, 3, cache_dir=tmp_path / "other").features_path)
     rows = {key: row for row, key in enumerate(first.row_keys())}
     assert second.ids.tolist() != first.ids.tolist()
     assert np.array_equal(second.stored(), first.stored([rows[key] for key in second.row_keys()]))
@@ -403,8 +411,10 @@ def test_a_picture_is_decoded_once_for_all_its_views(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    real = pipeline.decode
-    monkeypatch.setattr(pipeline, "decode", lambda data, *limits: (decoded.append(len(data)), real(data, *limits))[1])
+    real = pipeline_module.decode
+    monkeypatch.setattr(
+        pipeline_module, "decode", lambda data, *limits: (decoded.append(len(data)), real(data, *limits))[1]
+    )
     assert run(make_dataset(each=3), 5).computed == 30 and len(decoded) == 6
 
 
@@ -415,14 +425,14 @@ def test_pictures_without_features_have_no_views(make_dataset: Make, run: Run) -
     for _ in range(2):
         done = run(root, 3)
         assert (done.listed, done.rows, done.quarantined, done.view_rows) == (8, 6, 2, 12)
-        assert not {path for path, _ in done.quarantine} & set(load_features(done.features).paths)
+        assert not {path for path, _ in done.quarantine} & set(load_features(done.features_path).paths)
         assert done.computed + done.reused == done.shape[0] == 18
 
 
 def test_the_last_picture_may_be_unreadable_after_it_was_hashed(
     make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, real = make_dataset(each=2), pipeline.decode
+    root, real = make_dataset(each=2), pipeline_module.decode
     last = (root / "standing" / "001.png").read_bytes()
 
     def moody(data: bytes, *limits: int) -> Any:
@@ -430,7 +440,7 @@ def test_the_last_picture_may_be_unreadable_after_it_was_hashed(
             raise PictureError("damaged")
         return real(data, *limits)
 
-    monkeypatch.setattr(pipeline, "decode", moody)
+    monkeypatch.setattr(pipeline_module, "decode", moody)
     seen: list[tuple[str, int, int]] = []
     done = run(root, 3, progress=lambda *what: seen.append(what))
     assert (done.rows, done.quarantined, done.view_rows, done.computed) == (3, 1, 6, 9)
@@ -448,11 +458,11 @@ def test_only_new_views_are_computed(split_data: Path, run: Run, counted: list[i
     assert (four.computed, four.reused) == (18, 11) and len(counted) == 11 + 18
     eight = run(split_data, 8)
     assert (eight.computed, eight.reused) == (24, 29) and len(counted) == 29 + 24
-    assert len({plain.features, four.features, eight.features}) == 3
-    first, more = load_features(four.features), load_features(eight.features)
+    assert len({plain.features_path, four.features_path, eight.features_path}) == 3
+    first, more = load_features(four.features_path), load_features(eight.features_path)
     assert np.array_equal(more.stored(range(29)), first.stored()) and more.augmentation == first.augmentation
     assert [run(split_data, n).computed for n in (4, 8, 1, 3)] == [0, 0, 0, 0] and len(counted) == 53
-    assert run(split_data).features == plain.features
+    assert run(split_data).features_path == plain.features_path
 
 
 def test_views_made_at_once_serve_a_file_without(make_dataset: Make, run: Run, counted: list[int]) -> None:
@@ -471,8 +481,8 @@ def test_other_settings_compute_views_anew_but_not_the_pictures(
     first = run(root, 3)
     done = run(root, 3, **other)
     assert (done.computed, done.reused) == (12, 6) and len(counted) == 18 + 12
-    assert done.features != first.features and done.spec == first.spec
-    one, two = load_features(first.features), load_features(done.features)
+    assert done.features_path != first.features_path and done.spec == first.spec
+    one, two = load_features(first.features_path), load_features(done.features_path)
     assert np.array_equal(one.stored(range(6)), two.stored(range(6)))
     assert np.abs(one.X(range(6, 18)) - two.X(range(6, 18))).max() > 0.05
     assert run(root, 3).computed == 0 == run(root, 3, **other).computed
@@ -482,22 +492,22 @@ def test_files_without_views_keep_their_names(make_dataset: Make, run: Run) -> N
     """Caches that are there already must go on hitting."""
     root = make_dataset(each=2)
     done = run(root)
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     names = features.class_names
     rows = zip(features.paths, features.ids, features.y, features.splits, strict=True)
     listed = [[path, content, names[label], split] for path, content, label, split in rows]
-    assert Path(done.features).name == f"stripes-tiny-{digest([done.spec, listed])}.h5"
-    assert Path(run(root, 2).features).name != Path(done.features).name
+    assert Path(done.features_path).name == f"stripes-tiny-{digest([done.spec, listed])}.h5"
+    assert Path(run(root, 2).features_path).name != Path(done.features_path).name
 
 
 def test_a_file_from_before_there_were_views_is_found(make_dataset: Make, run: Run) -> None:
     root = make_dataset(each=2)
     done = run(root)
-    old = Features(done.features)
+    old = Features(done.features_path)
     tables = {"ids": old.ids, "views": old.views, "paths": old.paths, "labels": old.y, "splits": old.splits}
     attributes = {"class_names": old.class_names, "dataset": old.dataset, "root": old.root, "recipe": old.recipe}
     write_features(old.path, [old.stored()], old.shape, spec=old.spec, tables=tables, attributes=attributes)
-    assert load_features(done.features).augmentation == {}
+    assert load_features(done.features_path).augmentation == {}
     assert run(root).computed == 0
     assert run(root, 2).computed == 4
 
@@ -511,7 +521,7 @@ def test_copies_of_a_picture_are_computed_once_a_view(make_dataset: Make, run: R
     done = run(root, 3)
     assert (done.rows, done.view_rows) == (9, 12)
     assert done.computed == len(counted) == 6 + 2 * 5 and done.reused == 5
-    features = load_features(done.features)
+    features = load_features(done.features_path)
     rows = {key: row for row, key in enumerate(features.row_keys())}
     assert np.array_equal(features.stored(), features.stored([rows[key] for key in features.row_keys()]))
 
@@ -519,56 +529,56 @@ def test_copies_of_a_picture_are_computed_once_a_view(make_dataset: Make, run: R
 def test_a_damaged_view_alone_is_computed_again(make_dataset: Make, run: Run, counted: list[int]) -> None:
     root = make_dataset(each=3)
     first = run(root, 3)
-    whole = Features(first.features).stored()
-    with h5py.File(first.features) as file:
+    whole = Features(first.features_path).stored()
+    with h5py.File(first.features_path) as file:
         at = file["features"].id.get_offset() + 8 * file["features"][0].nbytes + 5
-    data = bytearray(Path(first.features).read_bytes())
+    data = bytearray(Path(first.features_path).read_bytes())
     data[at] ^= 4
-    Path(first.features).write_bytes(data)
+    Path(first.features_path).write_bytes(data)
     done = run(root, 3)
-    assert (done.computed, done.features) == (1, first.features) and len(counted) == 19
-    assert np.array_equal(Features(done.features).stored(), whole)
+    assert (done.computed, done.features_path) == (1, first.features_path) and len(counted) == 19
+    assert np.array_equal(Features(done.features_path).stored(), whole)
 
 
 def test_room_is_asked_for_all_rows(make_dataset: Make, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(extraction, "require_room", lambda folder, nbytes: asked.append(nbytes))
+    monkeypatch.setattr(computation_module, "require_room", lambda folder, nbytes: asked.append(nbytes))
     root, row = make_dataset(each=2), 2 * 4 * 4 * 8
     run(root, 5)
     run(root, 6)
     assert asked == [row * (20 + 20), row * (4 + 24)]
 
 
-def test_explain_counts_views(split_data: Path, run: Run, tmp_path: Path, tiny_backbone: str) -> None:
+def test_the_plan_counts_views(split_data: Path, run: Run, tmp_path: Path, tiny_backbone: str) -> None:
     usual = {"cache_dir": tmp_path / "cache", "backbone": tiny_backbone, "preprocess": "rescale"}
     run(split_data)
     views = Views(4, **FLIP_AND_ZOOM)
-    told = explain(split_data, views=views, **usual)
-    assert (told["would_compute"], told["would_reuse"], told["views"], told["other_specs"]) == (18, 11, 4, [])
-    assert len(told["new"]) == 6 and told["new"] == sorted(told["new"])
+    planned = plan(split_data, views=views, **usual)
+    assert (planned.would_compute, planned.would_reuse, planned.views, planned.other_specs) == (18, 11, 4, [])
+    assert len(planned.new) == 6 and planned.new == sorted(planned.new)
     done = run(split_data, 4)
-    assert (done.features, done.computed) == (told["features"], told["would_compute"])
-    told = explain(split_data, views=views, **usual)
-    assert (told["would_compute"], told["would_reuse"], told["new"], told["other_specs"]) == (0, 29, [], [])
-    told = explain(split_data, views=Views(4, flip=True, zoom=0.3), **usual)
-    assert (told["would_compute"], told["would_reuse"]) == (18, 11)
-    assert told["other_specs"] == [{"features": done.features, "differences": ["zoom is 0.2, not 0.3"]}]
-    assert explain(split_data, **usual)["other_specs"] == []
+    assert (done.features_path, done.computed) == (planned.features_path, planned.would_compute)
+    planned = plan(split_data, views=views, **usual)
+    assert (planned.would_compute, planned.would_reuse, planned.new, planned.other_specs) == (0, 29, [], [])
+    planned = plan(split_data, views=Views(4, flip=True, zoom=0.3), **usual)
+    assert (planned.would_compute, planned.would_reuse) == (18, 11)
+    assert planned.other_specs == [OtherSpec(done.features_path, ["zoom is 0.2, not 0.3"])]
+    assert plan(split_data, **usual).other_specs == []
 
 
 def test_prune_keeps_views_that_no_other_file_has(make_dataset: Make, run: Run, tmp_path: Path) -> None:
     root = make_dataset(each=2)
     made = [run(root, 3), run(root, 3, rotate=10.0), run(root), run(root, 2, rotate=10.0)]
     for number, done in enumerate(made):
-        os.utime(done.features, (10**9 + number, 10**9 + number))
+        os.utime(done.features_path, (10**9 + number, 10**9 + number))
     folder = CacheFolder(tmp_path / "cache")
-    assert folder.superseded() == [Path(made[2].features)], "the newest has the pictures themselves"
-    before = {key for features in folder.features() for key in features.row_keys()}
-    assert [path for path, _ in folder.prune()] == [Path(made[2].features)]
-    assert {key for features in folder.features() for key in features.row_keys()} == before
+    assert folder.superseded() == [Path(made[2].features_path)], "the newest has the pictures themselves"
+    before = {key for features in folder.iter_features() for key in features.row_keys()}
+    assert [path for path, _ in folder.prune()] == [Path(made[2].features_path)]
+    assert {key for features in folder.iter_features() for key in features.row_keys()} == before
     assert [run(root, 3).computed, run(root, 3, rotate=10.0).computed, run(root).computed] == [0, 0, 0]
-    os.utime(made[1].features)
-    assert Path(made[3].features) in folder.superseded(), "a newer one has its views, too"
+    os.utime(made[1].features_path)
+    assert Path(made[3].features_path) in folder.superseded(), "a newer one has its views, too"
 
 
 ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), min_size=1, max_size=5, unique=True)
@@ -600,19 +610,19 @@ def test_ctrl_c_in_the_middle_of_a_picture_keeps_its_views(
     make_dataset: Make, run: Run, counted: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = make_dataset(each=3)
-    undisturbed = Features(run(root, 4, cache_dir=tmp_path / "other").features).stored()
+    undisturbed = Features(run(root, 4, cache_dir=tmp_path / "other").features_path).stored()
     counted.clear()
-    real = Trunk.__call__
+    real = KerasTrunk.__call__
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         if len(counted) == 10:
             raise KeyboardInterrupt
         return real(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(computing, "BLOCK_ROWS", 3)
-        patch.setattr(computing, "BLOCK_SECONDS", 0)
-        patch.setattr(Trunk, "__call__", call)
+        patch.setattr(share_module, "BLOCK_ROWS", 3)
+        patch.setattr(share_module, "BLOCK_SECONDS", 0)
+        patch.setattr(KerasTrunk, "__call__", call)
         with pytest.raises(KeyboardInterrupt, match=r"10 of 24 views of pictures are kept in .*; run the same command"):
             run(root, 4)
     (partial,) = (tmp_path / "cache").glob("*.partial")
@@ -623,21 +633,21 @@ def test_ctrl_c_in_the_middle_of_a_picture_keeps_its_views(
     assert blocks[0].views.tolist() == [0, 1, 2] and blocks[1].views.tolist() == [3, 0, 1]
     done = run(root, 4)
     assert (done.computed, done.reused) == (14, 10) and len(counted) == 24
-    assert np.array_equal(Features(done.features).stored(), undisturbed) and not partial.exists()
+    assert np.array_equal(Features(done.features_path).stored(), undisturbed) and not partial.exists()
 
 
 def test_blocks_of_other_settings_are_not_mixed_in(
     make_dataset: Make, run: Run, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, real = make_dataset(each=2), Trunk.__call__
+    root, real = make_dataset(each=2), KerasTrunk.__call__
 
-    def call(self: Trunk, images: Any) -> Any:
+    def call(self: KerasTrunk, images: Any) -> Any:
         if len(counted) == 5:
             raise KeyboardInterrupt
         return real(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trunk, "__call__", call)
+        patch.setattr(KerasTrunk, "__call__", call)
         with pytest.raises(KeyboardInterrupt):
             run(root, 4)
     done = run(root, 4, rotate=15.0)
@@ -648,13 +658,14 @@ def test_killed_in_the_middle_and_run_again(
     make_dataset: Make, run: Run, tiny_backbone: str, tmp_path: Path, counted: list[int]
 ) -> None:
     root = make_dataset(each=6)
-    undisturbed = Features(run(root, 4, cache_dir=tmp_path / "other").features).stored()
+    undisturbed = Features(run(root, 4, cache_dir=tmp_path / "other").features_path).stored()
     script = (
-        "import sys, time\nimport featx.extraction\nfrom featx.backbones import Trunk\n"
-        "featx.computing.BLOCK_ROWS, featx.computing.BLOCK_SECONDS = 3, 0\nreal, calls = Trunk.__call__, []\n"
+        "import sys, time\nimport featx\nimport featx.extraction.share\nfrom featx.backbones import KerasTrunk\n"
+        "featx.extraction.share.BLOCK_ROWS, featx.extraction.share.BLOCK_SECONDS = 3, 0\n"
+        "real, calls = KerasTrunk.__call__, []\n"
         "def held(self, images):\n    calls.append(1)\n    len(calls) > 12 and time.sleep(600)\n"
-        "    return real(self, images)\nTrunk.__call__ = held\n"
-        "featx.extraction.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
+        "    return real(self, images)\nKerasTrunk.__call__ = held\n"
+        "featx.extract(sys.argv[1], cache_dir=sys.argv[2], backbone=sys.argv[3], preprocess='rescale', "
         "batch_size=1, views=featx.Views(4, flip=True, zoom=0.2))"
     )
     command = [sys.executable, "-c", script, root, tmp_path / "cache", tiny_backbone]

@@ -23,13 +23,15 @@ import pytest
 from conftest import picture, until
 
 import featx
-from featx import census, computing, extraction, spreading
 from featx.cache import load_features
-from featx.computing import Outcome, Share, Wanted, compute_as_worker
-from featx.errors import CacheError, DatasetError, ExtractionError
-from featx.extraction import Extraction, extract
-from featx.recipe import Recipe
-from featx.spreading import Workers, WorkersLostError, divide
+from featx.errors import CacheError, DatasetError, ExtractionError, SettingError
+from featx.extraction import Extraction, Recipe, extract
+from featx.extraction import census as census_module
+from featx.extraction import computation as computation_module
+from featx.extraction import share as share_module
+from featx.extraction import workers as workers_module
+from featx.extraction.share import Outcome, PictureTask, Share, compute_as_worker
+from featx.extraction.workers import Workers, WorkersLostError, split_share
 
 Make = Callable[..., Path]
 Run = Callable[..., Extraction]
@@ -52,7 +54,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this instant count as settled, so that their times are in the feature file."""
-    monkeypatch.setattr(census, "RACY_NS", 0)
+    monkeypatch.setattr(census_module, "RACY_NS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(done: Extraction) -> bytes:
-    return Path(done.features).read_bytes()
+    return Path(done.features_path).read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------------------ the words
@@ -84,28 +86,28 @@ def content(done: Extraction) -> bytes:
     ],
 )
 def test_workers_are_understood(text: str | int, expected: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", spreading)  # any module: whether it is there is all that is asked
+    monkeypatch.setitem(
+        sys.modules, "distributed", workers_module
+    )  # any module: whether it is there is all that is asked
     assert Workers.parse(text) == expected
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "dask://", "dask://here", "http://here:80", "ray:10001"])
 def test_what_is_no_worker_is_an_error(text: str, run: Run, dataset: Path) -> None:
-    with pytest.raises(
-        ExtractionError, match=r"--workers .*expected a number from 1 on, gpus, dask://HOST:PORT or ray://"
-    ):
+    with pytest.raises(SettingError, match=r"`workers=.*expected a number from 1 on, gpus, dask://HOST:PORT or ray://"):
         run(dataset, workers=text)
 
 
 @pytest.mark.parametrize(("kind", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, kind: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ExtractionError, match=rf"needs {package}: pip install 'featx\[{kind}\]'"):
+    with pytest.raises(ExtractionError, match=rf"needs {package}: pip install '\.\[{kind}\]'"):
         Workers.parse(f"{kind}://127.0.0.1:8786")
 
 
 def test_no_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ExtractionError, match="this machine has no NVIDIA GPU"):
+    with pytest.raises(SettingError, match="this machine has no NVIDIA GPU"):
         Workers.parse("gpus")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert Workers.parse("gpus") == Workers("gpus", 2)
@@ -115,10 +117,10 @@ def test_no_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def share_of(root: Path, folder: Path, n: int = 10, **changes: Any) -> Share:
-    wanted = tuple(Wanted(f"{number}.png", f"{number:032x}", (0,), None) for number in range(n))
+    tasks = tuple(PictureTask(f"{number}.png", f"{number:032x}", (0,), None) for number in range(n))
     recipe = Recipe(backbone="pixels", size=32)
     spec = recipe.spec(recipe.trunk())
-    share = Share(root, wanted, recipe, spec, (32, 32, 3), featx.Views(), folder / "x.partial", folder / "networks", {})
+    share = Share(root, tasks, recipe, spec, (32, 32, 3), featx.Views(), folder / "x.partial", folder / "networks", {})
     return replace(share, **changes)
 
 
@@ -127,13 +129,13 @@ def share_of(root: Path, folder: Path, n: int = 10, **changes: Any) -> Share:
 @pytest.mark.parametrize("batch_size", [None, 1, 48])
 def test_shares_are_whole_batches_and_all_of_it(tmp_path: Path, n: int, workers: int, batch_size: int | None) -> None:
     share = share_of(tmp_path, tmp_path, n, batch_size=batch_size)
-    parts = divide(share, workers)
+    parts = split_share(share, workers)
     assert sum((part.pictures for part in parts), ()) == share.pictures
     assert all(len(part.pictures) % (batch_size or 32) == 0 for part in parts[:-1])
-    most = spreading.SHARE_ROWS[1] + (batch_size or 32)
+    most = workers_module.SHARE_ROWS[1] + (batch_size or 32)
     assert all(0 < part.rows <= most for part in parts)
     if n >= workers * (batch_size or 32):
-        assert len(parts) >= min(workers, n // spreading.SHARE_ROWS[0]), "everyone has something to do"
+        assert len(parts) >= min(workers, n // workers_module.SHARE_ROWS[0]), "everyone has something to do"
 
 
 def test_a_share_and_what_became_of_it_can_be_sent(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_a_worker_that_does_not_see_the_files_says_so(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would find every picture unreadable."""
-    monkeypatch.setattr(computing, "_BEGUN", ["begun"])
+    monkeypatch.setattr(share_module.PROCESS, "is_prepared", True)
     elsewhere = tmp_path / "elsewhere"
     share = share_of(elsewhere, tmp_path) if what == "data set" else share_of(tmp_path, elsewhere)
     error = compute_as_worker(share).error
@@ -160,8 +162,8 @@ def test_a_worker_that_does_not_see_the_files_says_so(
 
 def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     claim = (
-        "from featx.computing import _claimed; from pathlib import Path\n"
-        f"print(_claimed(('3', '5'), Path({str(tmp_path)!r})), flush=True); input()"
+        "from featx.extraction.share import PROCESS; from pathlib import Path\n"
+        f"print(PROCESS._claim_gpu(('3', '5'), Path({str(tmp_path)!r})), flush=True); input()"
     )
     workers = []
     try:
@@ -209,19 +211,21 @@ def test_a_network_gives_the_same_by_workers(make_dataset: Make, tmp_path: Path,
     one = extract(root, cache_dir=tmp_path / "one", **options)
     two = extract(root, cache_dir=tmp_path / "two", workers=2, **options)
     assert (two.computed, two.engine) == (180, one.engine) and two.spec == one.spec
-    np.testing.assert_allclose(load_features(two.features).X(), load_features(one.features).X(), rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        load_features(two.features_path).X(), load_features(one.features_path).X(), rtol=2e-3, atol=1e-4
+    )
 
 
 KILLS = """
 import os, signal, sys
-import featx.computing as computing
+import featx.extraction.share as share_module
 from pathlib import Path
 
-real, dead = computing.compute, Path(sys.argv[2]) / "dead"
+real, dead = share_module.compute, Path(sys.argv[2]) / "dead"
 
 def deadly(share, outcome, on_rows):
     '''Each process dies in its first share, half-way through, as long as there are deaths left.'''
-    computing.BLOCK_ROWS, computing.BLOCK_SECONDS = 32, 0
+    share_module.BLOCK_ROWS, share_module.BLOCK_SECONDS = 32, 0
     calls = []
     def dying():
         calls.append(1)
@@ -231,7 +235,7 @@ def deadly(share, outcome, on_rows):
         on_rows()
     real(share, outcome, dying)
 
-computing.compute = deadly
+share_module.compute = deadly
 """
 
 
@@ -242,14 +246,14 @@ def test_a_killed_workers_blocks_are_done_again(run: Run, dataset: Path, tmp_pat
     # Workers import this file by name, and with it the deadly computation
     (tmp_path / "deadly.py").write_text(KILLS)
     program.write_text(
-        "import sys, json, featx.extraction, featx.spreading\n"
-        "def work(share):\n    import deadly\n    from featx.computing import compute_as_worker\n"
+        "import sys, json, featx.extraction.run, featx.extraction.workers\n"
+        "def work(share):\n    import deadly\n    from featx.extraction.share import compute_as_worker\n"
         "    return compute_as_worker(share)\n"
         "if __name__ == '__main__':\n"
-        "    featx.spreading.compute_as_worker, featx.census.RACY_NS = work, 0\n"
+        "    featx.extraction.workers.compute_as_worker, featx.extraction.census.RACY_NS = work, 0\n"
         "    cache = sys.argv[2] + '/cache'\n"
         "    done = featx.extract(sys.argv[1], cache_dir=cache, backbone='pixels', size=32, workers=2)\n"
-        "    print(json.dumps([done.features, done.computed, done.rows, done.quarantined]))\n"
+        "    print(json.dumps([done.features_path, done.computed, done.rows, done.quarantined]))\n"
     )
     command = [sys.executable, program, dataset, tmp_path, str(deaths)]
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{tmp_path}"}
@@ -269,23 +273,23 @@ def test_it_gives_up_when_workers_only_die(run: Run, dataset: Path, monkeypatch:
         raise WorkersLostError("workers were lost: BrokenPool: killed")
         yield
 
-    monkeypatch.setattr(extraction, "spread", dies)
+    monkeypatch.setattr(computation_module, "spread", dies)
     with pytest.raises(ExtractionError, match="workers were lost"):
         run(dataset, workers=2)
-    assert len(tried) == extraction.LOST_AT_MOST
+    assert len(tried) == computation_module.MOST_LOSSES
 
 
 def test_what_a_worker_says_is_heard_once(
     run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def here(share: Share, _workers: Workers) -> Iterator[Outcome]:
-        for part in divide(share, 4):
+        for part in split_share(share, 4):
             outcome = compute_as_worker(part)
             outcome.notes.append("Keras computes instead of OpenVINO")
             yield outcome
 
-    monkeypatch.setattr(computing, "_BEGUN", ["begun"])
-    monkeypatch.setattr(extraction, "spread", here)
+    monkeypatch.setattr(share_module.PROCESS, "is_prepared", True)
+    monkeypatch.setattr(computation_module, "spread", here)
     assert run(dataset, workers=2).computed == 600
     assert caplog.text.count("Keras computes instead") == 1
 
@@ -293,7 +297,7 @@ def test_what_a_worker_says_is_heard_once(
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"strict": True}, DatasetError, "--strict: class[02]/(text|empty).png cannot be read"),
+        ({"strict": True}, DatasetError, "`strict`: class[02]/(text|empty).png cannot be read"),
         ({"backbone": "mobilenetv2", "weights": "none.weights.h5"}, featx.errors.WeightsError, "none.weights.h5"),
     ],
 )
@@ -307,11 +311,11 @@ def test_errors_of_workers_are_the_errors(
 def test_workers_end_with_the_one_they_work_for(dataset: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys, time, os, featx.extraction, featx.spreading\n"
+        "import sys, time, os, featx.extraction.run, featx.extraction.workers\n"
         "def work(share):\n    open(sys.argv[2] + f'/{os.getpid()}.pid', 'w').close()\n"
-        "    from featx.computing import _begin\n    _begin(share)\n    time.sleep(60)\n"
+        "    from featx.extraction.share import PROCESS\n    PROCESS.prepare(share)\n    time.sleep(60)\n"
         "if __name__ == '__main__':\n"
-        "    featx.spreading.compute_as_worker = work\n"
+        "    featx.extraction.workers.compute_as_worker = work\n"
         "    featx.extract(sys.argv[1], cache_dir=sys.argv[2] + '/cache', backbone='pixels', size=32, workers=2)\n"
     )
     (tmp_path / "pids").mkdir()

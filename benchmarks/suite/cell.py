@@ -24,7 +24,7 @@ import numpy as np
 
 import featx
 from benchmarks.suite.grid import FEATURES, FINE_TUNED, PIXELS, Cell
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.errors import FeatxError, one_line
 
 SHARES = (95, 99)  # percent of the best accuracy, to which seconds are measured
@@ -105,7 +105,7 @@ def extracted(job: Job) -> dict[str, Any]:
         "features_seconds": seconds - warm_up,
         "pictures": done.rows,
         "shape": done.shape[1:],
-        "disk_bytes": os.path.getsize(done.features),
+        "disk_bytes": os.path.getsize(done.features_path),
     }
 
 
@@ -125,8 +125,8 @@ def recipe_of_features(job: Job) -> dict[str, Any]:
 
 def majority(job: Job) -> dict[str, Any]:
     """No training: every picture gets the shares of the classes among the training pictures."""
-    from featx.evaluation import measure as measured
-    from featx.images import list_dataset
+    from featx.classifier.evaluation import measure as measured
+    from featx.pictures import list_dataset
 
     listing = list_dataset(job.labels)
     index = {name: number for number, name in enumerate(listing.class_names)}
@@ -143,7 +143,7 @@ def head_on_features(job: Job) -> dict[str, Any]:
     done = featx.extract(job.labels, cache_dir=job.cache, **job.recipe)
     clock, cell = Clock(), job.cell
     choosing: dict[str, Any] = {"validation": cell.validation, "random_state": cell.seed}
-    classifier = featx.fit(done.features, cell.method, progress=clock, **choosing)
+    classifier = featx.fit(done.features_path, cell.method, progress=clock, **choosing)
     return _trained(job, classifier, clock, imports, features_seconds=0.0)
 
 
@@ -155,7 +155,7 @@ def fine_tuned(job: Job) -> dict[str, Any]:
     settings: dict[str, Any] = {"validation": cell.validation, "random_state": cell.seed, "epochs": cell.epochs}
     options = {**how, **settings, **job.recipe}
     classifier = featx.finetune(job.labels, cache_dir=job.cache, progress=clock, **options)
-    return _trained(job, classifier, clock, imports, classifier.report["features_seconds"])
+    return _trained(job, classifier, clock, imports, classifier.fitting.features_seconds)
 
 
 def require_finetune() -> None:
@@ -169,26 +169,26 @@ def _trained(
 ) -> dict[str, Any]:
     """What is measured of a training that has just ended; its features took ``features_seconds`` of the clock."""
     seconds, compiling = clock.seconds, clock.first_beyond_median("training")
-    features = featx.load_features(classifier.report["features"])
+    features = featx.load_features(classifier.fitting.features_path)
     told = classifier.evaluate(features, "test")
     if job.cell.shots is not None:
         features.path.unlink()  # its rows are in the file of all pictures too, and it is not read again
-    report = classifier.report
+    record = classifier.fitting
     ends = clock.epoch_ends(getattr(classifier.head, "epochs", 0))
     curve = validation_curve(classifier, [end - features_seconds - compiling * bool(n) for n, end in enumerate(ends)])
     trained = seconds - features_seconds - compiling
     epochs = [b - a for a, b in pairwise(ends)]
-    per_epoch = report.get("seconds_per_epoch") or (statistics.median(epochs[1:] or epochs) if epochs else None)
+    per_epoch = record.seconds_per_epoch or (statistics.median(epochs[1:] or epochs) if epochs else None)
     return {
         **_accuracy(told),
-        "validation_accuracy": report["validation_accuracy"],
-        "train_accuracy": report["train_accuracy"],
+        "validation_accuracy": record.validation_accuracy,
+        "train_accuracy": record.train_accuracy,
         "training_pictures": len(np.union1d(classifier.train_ids, classifier.validation_ids)),
-        "held_out_pictures": report["validation_rows"],
+        "held_out_pictures": record.validation_rows,
         "warm_up_seconds": imports + compiling,
         "train_seconds": trained,
         "seconds_per_epoch": per_epoch,
-        "epochs": report.get("epochs"),
+        "epochs": record.epochs,
         "validation_curve": curve,
         **{f"seconds_to_{share}": seconds_to(share / 100, curve, trained) for share in SHARES},
     }
@@ -197,7 +197,7 @@ def _trained(
 def validation_curve(classifier: featx.Classifier, ends: list[float]) -> list[tuple[float, float]]:
     """Seconds and validation accuracy: as training began, if that was measured, and after each epoch."""
     history = getattr(classifier.head, "history_", {}).get("val_accuracy", [])
-    begun = classifier.report.get("start_validation_accuracy")
+    begun = classifier.fitting.start_validation_accuracy
     curve = [] if begun is None else [(ends[0], begun)]
     return curve + list(zip(ends[1:], history, strict=False))
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
 from featx.errors import DatasetError
-from featx.images import Picture, list_dataset
+from featx.pictures import Picture, list_dataset
 
 HEADS = ("logreg", "svm", "ridge", "knn", "mlp", "bn-mlp")
 FINE_TUNED = ("tail", "end-to-end", "scratch")

@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 
 from benchmarks.suite.grid import METHODS
 from benchmarks.suite.report import Row, names
-from featx._files import write_whole
+from featx._internal.files import write_whole
 
 # Colours that the colour-blind tell apart: Okabe & Ito's without their pale yellow, and two of Paul Tol's muted ones.
 COLOURS = {

@@ -14,8 +14,8 @@ from scipy.stats import t as student
 
 from benchmarks.suite.grid import HEADS, METHODS, Cell
 from benchmarks.suite.runner import Record, Results
-from featx._files import write_whole
-from featx.evaluation import wilson_interval
+from featx._internal.files import write_whole
+from featx._internal.intervals import wilson_interval
 
 Interval = tuple[float, float]
 

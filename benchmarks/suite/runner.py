@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 import featx
 from benchmarks.suite.cell import Job
 from benchmarks.suite.grid import FEATURES, Cell, Grid
-from featx._files import write_whole
+from featx._internal.files import write_whole
 from featx.errors import FeatxError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -43,7 +43,7 @@ def run(lesson: Lesson) -> None:
         file = lesson.out / "models" / f"alexnet-{lesson.data.name}-{seed}.keras"
         alexnet(seed).head.model_.tail.save(file)
         done = featx.extract(labels, backbone=str(file), preprocess="none", cache_dir=lesson.cache)
-        return featx.fit(done.features, "svm", input="flat", random_state=seed)
+        return featx.fit(done.features_path, "svm", input="flat", random_state=seed)
 
     lesson.measure(
         f"alexnet from nothing, {SIZE} pixels",
@@ -54,7 +54,7 @@ def run(lesson: Lesson) -> None:
     )
     lesson.measure("svm on alexnet's features", "none", svm_on_alexnet)
     real = featx.extract(labels, cache_dir=lesson.cache, **lesson.real())
-    lesson.measure("svm on mobilenetv2's features", "imagenet", lambda seed: featx.fit(real.features, "svm"))
+    lesson.measure("svm on mobilenetv2's features", "imagenet", lambda seed: featx.fit(real.features_path, "svm"))
 
 
 def label_file(data: Path, folder: Path) -> Path:
@@ -90,7 +90,7 @@ def told_of(lesson: Lesson, classifier: featx.Classifier, features: featx.Featur
     train = np.flatnonzero(np.isin(features.ids, classifier.train_ids))
     total = sum(features.X(rows).sum(axis=0) for rows in np.array_split(train, 8))
     Image.fromarray((total / len(train)).round().astype(np.uint8)).save(lesson.out / "mean-image.png")
-    seed = classifier.report["random_state"]
+    seed = classifier.fitting.random_state
     folder = lesson.out / "models" / f"alexnet-{lesson.data.name}-{seed}"
     history = (folder / "history.csv").read_text().splitlines()
     first, last = (line.split(",")[1] for line in (history[1], history[-1]))

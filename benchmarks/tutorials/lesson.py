@@ -14,7 +14,7 @@ import numpy as np
 
 import featx
 from benchmarks.suite.report import student_interval
-from featx._files import write_whole
+from featx._internal.files import write_whole
 
 REAL = {"mobilenetv2": "mobilenet_v2_1.0_224_imagenet_notop.weights.h5"}
 
@@ -122,9 +122,9 @@ class Lesson:
                 started = time.perf_counter()
                 classifier = train(seed)
                 seconds.append(time.perf_counter() - started)
-                features = classifier.features(cache_dir=self.cache)
+                features = classifier.features_of(cache_dir=self.cache)
                 accuracies.append(classifier.evaluate(features, "test").accuracy)
-                epochs.append(classifier.report["epochs"] or 0)
+                epochs.append(classifier.fitting.epochs or 0)
                 notes = notes or note(classifier, features)
             row = Row(self.name, variant, weights, accuracies, max(epochs), float(np.median(seconds)), published, notes)
             file.parent.mkdir(parents=True, exist_ok=True)

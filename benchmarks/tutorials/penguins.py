@@ -28,7 +28,7 @@ def run(lesson: Lesson) -> None:
 
     def mixed(seed: int) -> featx.Classifier:
         done = featx.extract(data, cache_dir=lesson.cache, views=VARIED, **PICTURES, **lesson.real())
-        return featx.fit(done.features, "bn-mlp", mixup=0.2, random_state=seed)
+        return featx.fit(done.features_path, "bn-mlp", mixup=0.2, random_state=seed)
 
     one, confusion = lesson.seeds[:1], confused("emperor", "king")
     lesson.measure(
@@ -64,7 +64,7 @@ def run(lesson: Lesson) -> None:
     lesson.measure(
         "mobilenetv2 at 224 pixels, logreg",
         "imagenet",
-        lambda seed: featx.fit(larger.features, "logreg"),
+        lambda seed: featx.fit(larger.features_path, "logreg"),
         note=confusion,
     )
 

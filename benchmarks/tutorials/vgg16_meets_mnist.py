@@ -32,7 +32,9 @@ def run(lesson: Lesson) -> None:
             lesson.measure(
                 f"{name}, {form}",
                 weights,
-                lambda seed, done=done, course=course: featx.fit(done.features, "bn-mlp", random_state=seed, **course),
+                lambda seed, done=done, course=course: featx.fit(
+                    done.features_path, "bn-mlp", random_state=seed, **course
+                ),
                 note=lambda classifier, features: "" if "vgg16" not in features.recipe["backbone"] else too_small(data),
             )
 

@@ -6,8 +6,8 @@ preprocessing of its network is part of it, so that it can neither be forgotten 
 
 from featx.backbones.devices import PRECISIONS, accelerated, gpus
 from featx.backbones.layers import LayerRow
-from featx.backbones.openvino import ENGINES, fastest_engine, with_openvino
-from featx.backbones.scratch import SCRATCH, subtract_mean_image, subtracts_mean_image
+from featx.backbones.openvino import ENGINES, OpenVINOTrunk, fastest_engine, with_openvino
+from featx.backbones.scratch import SCRATCH, has_mean_image, set_mean_image
 from featx.backbones.table import (
     BACKBONES,
     PIXELS,
@@ -17,10 +17,11 @@ from featx.backbones.table import (
     canonical_name,
     find_backbone,
     is_model_file,
+    require_weights,
     resolve_size,
 )
 from featx.backbones.tail import Division, build_tail, divide, list_layers
-from featx.backbones.trunk import Trunk, build_trunk
+from featx.backbones.trunk import KerasTrunk, PixelTrunk, Trunk, TrunkInfo, build_trunk
 
 __all__ = [
     "BACKBONES",
@@ -32,8 +33,12 @@ __all__ = [
     "SCRATCH",
     "Backbone",
     "Division",
+    "KerasTrunk",
     "LayerRow",
+    "OpenVINOTrunk",
+    "PixelTrunk",
     "Trunk",
+    "TrunkInfo",
     "accelerated",
     "build_tail",
     "build_trunk",
@@ -42,10 +47,11 @@ __all__ = [
     "fastest_engine",
     "find_backbone",
     "gpus",
+    "has_mean_image",
     "is_model_file",
     "list_layers",
+    "require_weights",
     "resolve_size",
-    "subtract_mean_image",
-    "subtracts_mean_image",
+    "set_mean_image",
     "with_openvino",
 ]

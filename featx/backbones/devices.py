@@ -1,4 +1,4 @@
-"""What computes: processor or accelerator, how many pictures at a time suit it, and in what precision."""
+"""The device that computes: processor or accelerator, the batch size that suits it, and the precision."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.choices import Precision
+from featx._internal.keras import load_keras
 from featx.backbones.layers import output_of
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-CPU_BATCH = 32  # beyond, nothing is gained on a processor
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+CPU_BATCH = 32  # pictures; beyond, nothing is gained on a processor
 ACCELERATOR_BATCH = 256
-LARGEST_MAPS = 4  # a network holds about so many of its largest map at once
-SHARE_OF_MEMORY = 4  # no more than a quarter of what is free
+LARGEST_MAPS = 4  # of its largest map a network holds about so many at once
+SHARE_OF_MEMORY = 4  # a quarter of what is free, at most
 
 
 @cache
@@ -28,26 +29,26 @@ def accelerated() -> bool:
 
 
 def gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; told without Keras."""
+    """NVIDIA GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them. Keras is not loaded."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
-    there = Path("/proc/driver/nvidia/gpus")
-    return [str(number) for number, _ in enumerate(there.iterdir())] if there.is_dir() else []
+    folder = Path("/proc/driver/nvidia/gpus")
+    return [str(number) for number, _ in enumerate(folder.iterdir())] if folder.is_dir() else []
 
 
 def fitting_batch_size(model: Any) -> int:
-    """How many pictures at a time suit a Keras model's device, and the memory that is free; a power of two."""
+    """Batch size that suits a Keras model's device and the memory that is free; a power of two."""
     if accelerated():  # whose memory Keras does not tell; should it be too small, the batch is halved
         return ACCELERATOR_BATCH
     maps = [output_of(model, layer) for layer in model.layers]
-    per_picture = 4 * LARGEST_MAPS * max(_values(map) for map in maps if map is not None)
-    most = max(1, _free_memory() // SHARE_OF_MEMORY // per_picture)
-    return min(CPU_BATCH, 1 << (most.bit_length() - 1))
+    per_picture = 4 * LARGEST_MAPS * max(_values(output) for output in maps if output is not None)
+    fitting = max(1, _free_memory() // SHARE_OF_MEMORY // per_picture)
+    return min(CPU_BATCH, 1 << (fitting.bit_length() - 1))
 
 
 def compiled(model: Any) -> Callable[[Any], Any]:
-    """A function that runs a Keras model on a batch, compiled for each size of batch once, and safe in two threads."""
+    """Function that runs a Keras model on a batch, compiled for each batch size once, and safe in two threads."""
     if load_keras().backend.backend() != "jax":
         return lambda images: model.predict_on_batch(images)
     import jax  # whose compiled function starts at once: Keras's own hands over every variable at each call
@@ -72,7 +73,7 @@ def _values(tensor: Any) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes; where the system does not tell, enough not to matter."""
+    """Bytes of memory that are free; where the system does not tell, enough not to matter."""
     try:
         return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):

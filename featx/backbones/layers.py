@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
+from featx.backbones.table import suggestion
 from featx.errors import BackboneError
 
 FEATURE_RANKS = (1, 3)  # dimensions of one picture's features: (c,) or (h, w, c)
@@ -15,9 +15,18 @@ FEATURE_RANKS = (1, 3)  # dimensions of one picture's features: (c,) or (h, w, c
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer: ``cut`` if features can be taken there, ``tail`` if all that follows hangs on it alone.
+    """One layer of a network.
 
-    ``trains`` tells whether fine-tuning from the layer asked about would train it.
+    Attributes:
+        index: number of it, from 0.
+        name: name of it.
+        type: its Keras class.
+        output_shape: shape of its output for one picture, None where the network leaves it open; empty if it has
+            several.
+        parameters: number of its weights.
+        cut: whether features can be taken there.
+        tail: whether, besides, all that follows depends on it alone.
+        trains: whether fine-tuning from the layer asked about would train it.
     """
 
     index: int
@@ -43,7 +52,7 @@ def layer_rows(base: Any, size: int | None) -> list[LayerRow]:
 
 
 def _shapes(base: Any, size: int | None) -> dict[str, tuple[int | None, ...]]:
-    """The output shape of one picture by layer, at ``size`` where the network leaves that open; () for several."""
+    """Output shape of one picture by layer, at ``size`` where the network leaves that open; () for several outputs."""
     layers = layers_by_name(base)
     outputs = {name: output_of(base, layer) for name, layer in layers.items()}
     single = {name: output for name, output in outputs.items() if output is not None}
@@ -81,20 +90,20 @@ def _snake(name: str) -> str:
 
 
 def output_at(base: Any, layer: str, backbone: str) -> Any:
-    """The output of the layer at which a network is cut.
+    """Output of the layer at which a network is cut.
 
     Raises:
         BackboneError: no such layer, or none with one output per picture.
     """
     if layer == "output" and len(base.outputs) == 1:
         return base.outputs[0]
-    found = layers_by_name(base).get(layer)
-    if found is None:
-        near = difflib.get_close_matches(layer, layers_by_name(base), n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise BackboneError(f"{backbone} has no layer {layer!r}; {hint}`featx backbones {backbone}` lists them")
-    output = output_of(base, found)
-    if is_input(found):
+    layers = layers_by_name(base)
+    if layer not in layers:
+        raise BackboneError(
+            f"{backbone} has no layer {layer!r}; {suggestion(layer, layers)}`featx backbones {backbone}` lists them"
+        )
+    output = output_of(base, layers[layer])
+    if is_input(layers[layer]):
         raise BackboneError(f"layer {layer} of {backbone} cannot be a cut: it is the input itself")
     if output is None or len(output.shape) - 1 not in FEATURE_RANKS:
         gives = "has several outputs" if output is None else f"gives {tuple(output.shape[1:])}"
@@ -106,15 +115,15 @@ def output_at(base: Any, layer: str, backbone: str) -> Any:
 
 
 def output_of(base: Any, layer: Any) -> Any:
-    """The one tensor that a layer gives in this network; None if it gives several.
+    """Tensor that a layer gives in this network; None if it gives several.
 
     A network used as a layer has an output of its own, on an input of its own; what counts is what it gives here.
     """
     if not hasattr(layer, "layers"):
         return None if isinstance(layer.output, (list, tuple, dict)) else layer.output
     consumed = [tensor for other in base.layers if not hasattr(other, "layers") for tensor in _inputs(other)]
-    given = {id(t): t for t in [*base.outputs, *consumed] if t._keras_history.operation is layer}
-    return next(iter(given.values())) if len(given) == 1 else None
+    tensors = {id(t): t for t in [*base.outputs, *consumed] if t._keras_history.operation is layer}
+    return next(iter(tensors.values())) if len(tensors) == 1 else None
 
 
 def _inputs(layer: Any) -> list[Any]:
@@ -122,7 +131,7 @@ def _inputs(layer: Any) -> list[Any]:
 
 
 def tail_cuts(base: Any) -> set[int]:
-    """Indices of layers through which everything that follows depends on what came before."""
+    """Indices of the layers behind which everything depends on their output alone."""
     producer: dict[int, int] = {}
     last_use: dict[int, int] = {}
     for index, layer in enumerate(base.layers):
@@ -132,7 +141,8 @@ def tail_cuts(base: Any) -> set[int]:
         output = output_of(base, layer)
         for tensor in [output] if output is not None else layer.output:
             producer.setdefault(id(tensor), index)
-    cuts, open_until = set(), 0
+    cuts = set()
+    open_until = 0
     for index in range(len(base.layers)):
         if open_until <= index:
             cuts.add(index)

@@ -1,4 +1,4 @@
-"""What networks were trained on, made from pictures of 0 to 255. See ``table.PREPROCESSINGS``."""
+"""Preprocessing: pictures of 0 to 255 made what networks were trained on. See ``table.PREPROCESSINGS``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ IMAGENET_RGB_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def preprocess_pictures(x: Any, rule: str) -> Any:
-    """``x``: float tensor ``(n, h, w, 3)``, RGB, 0 to 255, turned into what the network was trained on."""
+    """Input of a network, ``(n, h, w, 3)``.
+
+    Args:
+        x: float tensor ``(n, h, w, 3)``, RGB, 0 to 255.
+        rule: one of ``PREPROCESSINGS``.
+    """
     if rule == "caffe":
         return x[..., ::-1] - IMAGENET_BGR_MEAN
     if rule == "tf":

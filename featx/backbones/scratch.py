@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from featx._keras import load_keras
-from featx.errors import BackboneError
+from featx._internal.keras import load_keras
+from featx.errors import SettingError
 
 DEVIATION = np.float32(64)  # of pixels
 ALEXNET_STEP = 32  # pixels between two sizes at which every layer of AlexNet has a whole number of outputs
@@ -22,7 +22,8 @@ class ScratchNetwork:
     Attributes:
         size: side of its input in pixels, by default.
         head: name and settings of the head that belongs on it.
-        build: makes the Keras model from pixels, ``float32 (n, size, size, 3)`` 0 to 255, to a map, for a given size.
+        build: function of a size that makes the Keras model from pixels, ``float32 (n, size, size, 3)`` 0 to 255, to a
+            map.
     """
 
     size: int
@@ -34,7 +35,7 @@ def build_scratch(name: str, size: int, random_state: int) -> Any:
     """A network of ``SCRATCH`` with He-normal kernels (He et al. 2015), drawn by NumPy: alike on every backend.
 
     Raises:
-        BackboneError: a size that does not go through its layers.
+        SettingError: a size that does not go through its layers.
     """
     model = SCRATCH[name].build(size)
     for index, layer in enumerate(model.layers):
@@ -45,7 +46,7 @@ def build_scratch(name: str, size: int, random_state: int) -> Any:
     return model
 
 
-def subtract_mean_image(model: Any, mean_image: Any) -> None:
+def set_mean_image(model: Any, mean_image: Any) -> None:
     """Set the image, ``(size, size, 3)`` in 0 to 255, that a network subtracts from its pixels first.
 
     What is left is divided by 64, about its deviation, so that kernels can start as for inputs of unit variance.
@@ -54,15 +55,17 @@ def subtract_mean_image(model: Any, mean_image: Any) -> None:
     layer.set_weights([np.full(3, 1 / DEVIATION, np.float32), -np.asarray(mean_image, np.float32) / DEVIATION])
 
 
-def subtracts_mean_image(model: Any) -> bool:
-    """Whether the network wants one."""
+def has_mean_image(model: Any) -> bool:
+    """Whether a network subtracts a mean image from its pixels first."""
     return any(layer.name == "mean_image" for layer in model.layers)
 
 
 def _cnn4(size: int) -> Any:
     keras = load_keras()
     if size < 46:
-        raise BackboneError(f"cnn4 needs pictures of at least 46 x 46 pixels, got --size {size}: nothing would be left")
+        raise SettingError(
+            f"cnn4 needs pictures of at least 46 x 46 pixels, got `size={size}`: nothing would be left", "size"
+        )
     pixels = keras.Input((size, size, 3))
     x = keras.layers.Rescaling(1 / 255, name="rescale")(pixels)
     for number, channels in enumerate((32, 64, 128, 128), 1):
@@ -76,14 +79,15 @@ def _alexnet(size: int) -> Any:
     keras = load_keras()
     if size < 67 or (size - 35) % ALEXNET_STEP:
         near = max(67, 35 + ALEXNET_STEP * round((size - 35) / ALEXNET_STEP))
-        raise BackboneError(
+        raise SettingError(
             f"alexnet cannot take pictures of {size} x {size} pixels: its first layer would give "
             f"({size} + 2 x 0 - 11) / 4 + 1 = {(size - 11) / 4 + 1:g} columns, or a later one no whole number; give "
-            f"--size 227 or {near}"
+            f"`size=227` or {near}",
+            "size",
         )
     layers = keras.layers
     pixels = keras.Input((size, size, 3))
-    # One number subtracted a pixel and channel: a layer of Keras's own, so that the network can be saved and loaded
+    # One number subtracted per pixel and channel: a layer of Keras's own, so that the network can be saved and loaded
     x = layers.EinsumDense(
         "bhwc,c->bhwc", output_shape=(size, size, 3), bias_axes="hwc", trainable=False, name="mean_image"
     )(pixels)

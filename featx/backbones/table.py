@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
-from featx.errors import BackboneError
+from featx._internal.choices import Pooling, Preprocessing
+from featx.errors import BackboneError, SettingError, require_whole
 
-POOLINGS = ("none", "avg", "max")
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 PIXELS = "pixels"  # the backbone that is none: what is cached are the decoded pictures themselves
 # How pictures of 0 to 255 become a network's input:
 # caffe  BGR, minus ImageNet's mean       tf       x / 127.5 - 1       torch  (x / 255 - mean) / standard deviation
 # none   as they are                      rescale  x / 255
-PREPROCESSINGS = ("caffe", "tf", "torch", "none", "rescale")
+PREPROCESSINGS = tuple(name for name in get_args(Preprocessing) if name != "auto")
+WEIGHTS = ("imagenet", "random")  # and files:
+WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One row of the table.
+    """One row of the table ``BACKBONES``, which has one for each network of ``keras.applications``, by name.
 
-    ``layer`` is the default cut: the last convolutional output. "output" stands for the base's own output where Keras
-    numbers that layer anew in each process. ``shape`` is the features' ``(h, w, c)`` at ``size``; ``parameters`` counts
-    the base without its classifier. ``preprocess`` "none" means that the network rescales by itself.
+    Attributes:
+        constructor: name of it in ``keras.applications``.
+        size: side of its pictures in pixels by default.
+        min_size: smallest side that leaves something of a picture.
+        preprocess: rule by which pictures become its input; ``none`` means that the network rescales by itself.
+        layer: default cut, the last convolutional output; ``output`` stands for the network's output where Keras
+            numbers that layer anew in each process.
+        shape: ``(h, w, c)`` of the features at ``size``.
+        parameters: number of weights without the classifier.
+
+    Example:
+        >>> from featx import BACKBONES
+        >>> row = BACKBONES["vgg16"]
+        >>> row.size, row.layer, row.shape
+        (224, 'block5_conv3', (14, 14, 512))
     """
 
     constructor: str
@@ -35,7 +52,7 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """The name on the command line."""
+        """Name by which the network is called."""
         return self.constructor.lower()
 
     @property
@@ -97,44 +114,57 @@ def find_backbone(name: str) -> tuple[Backbone, float]:
     Raises:
         BackboneError: no such network; the message offers the nearest names.
     """
-    row, width = _parse(name)
+    row, width = _row_and_width(name)
     return row, 1.0 if width is None else width
 
 
 def canonical_name(name: str, alpha: float | None = None) -> str:
-    """One spelling a network: ``MobileNet_V2`` at ``alpha`` 0.35 is ``mobilenetv2-0.35``. A file keeps its path."""
+    """One spelling per network: ``MobileNet_V2`` at ``alpha`` 0.35 is ``mobilenetv2-0.35``. A file keeps its path.
+
+    Raises:
+        BackboneError: no such network, or a name with a width that it does not come in.
+        SettingError: ``alpha`` is not positive, does not fit the network, or contradicts its name.
+    """
     if is_model_file(name) or name == PIXELS:
         return name
-    row, width = _parse(name)
+    row, width = _row_and_width(name)
     if alpha is not None and not row.has_widths:
-        raise BackboneError(f"{row.name} comes in one width only; --alpha belongs to MobileNets")
+        raise SettingError(f"{row.name} comes in one width only; `alpha` belongs to MobileNets", "alpha")
     if alpha is not None and width not in (None, alpha):
-        raise BackboneError(f"{name} and --alpha {alpha:g} name two widths; give one")
+        raise SettingError(f"{name} and `alpha={alpha:g}` name two widths; give one", "alpha")
     width = width if alpha is None else alpha
     if width is not None and not 0 < width < 100:
-        raise BackboneError(f"a width (alpha) is positive, such as 0.35 or 1.4; got {width:g}")
+        raise SettingError(f"a width (`alpha`) is positive, such as 0.35 or 1.4; got {width:g}", "alpha")
     return row.name if width in (None, 1) else f"{row.name}-{width:g}"
 
 
-def _parse(name: str) -> tuple[Backbone, float | None]:
+def _row_and_width(name: str) -> tuple[Backbone, float | None]:
     """The table's row, and the width if the name has one."""
-    plain, width = name.strip(), None
-    if _plain(plain) not in BACKBONES and (match := re.fullmatch(r"(.+)-(\d*\.?\d+)", plain)):
-        plain, width = match[1], float(match[2])
-    row = BACKBONES.get(_plain(plain))
+    network = name.strip()
+    width = None
+    match = re.fullmatch(r"(.+)-(\d*\.?\d+)", network)
+    if match and _without_separators(network) not in BACKBONES:
+        network = match[1]
+        width = float(match[2])
+    row = BACKBONES.get(_without_separators(network))
     if row is None:
-        near = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
         raise BackboneError(
-            f"unknown backbone {name!r}; {hint}`featx backbones` lists all, and a .keras file works too"
+            f"unknown backbone {name!r}; {suggestion(name.lower(), BACKBONES)}`featx backbones` lists all, and a "
+            ".keras file works too"
         )
     if width is not None and not row.has_widths:
         raise BackboneError(f"{row.name} comes in one width only; widths belong to MobileNets")
     return row, width
 
 
-def _plain(name: str) -> str:
+def _without_separators(name: str) -> str:
     return re.sub(r"[-_ ]", "", name).lower()
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The nearest names as the beginning of a hint, such as ``did you mean vgg16? ``; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
+    return f"did you mean {', '.join(near)}? " if near else ""
 
 
 def is_model_file(name: str) -> bool:
@@ -142,20 +172,33 @@ def is_model_file(name: str) -> bool:
     return name.endswith(".keras")
 
 
+def require_weights(weights: str) -> None:
+    """Raise :class:`SettingError` unless weights are ``imagenet``, ``random`` or named like a file of weights."""
+    if weights in WEIGHTS or weights.endswith(WEIGHTS_SUFFIXES):
+        return
+    near = difflib.get_close_matches(weights.lower(), WEIGHTS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "expected imagenet, random, or a .weights.h5, .h5 or .keras file"
+    raise SettingError(f"unknown `weights` {weights!r}; {hint}", "weights")
+
+
 def resolve_size(backbone: str, size: int | None) -> int | None:
-    """The input's side in pixels, without building anything; None for a model file whose size only Keras can tell.
+    """Side of the input in pixels, without building anything; None for a model file whose size only Keras can tell.
 
     Raises:
-        BackboneError: below the network's smallest size.
+        BackboneError: no such network.
+        SettingError: no whole number of pixels, or below the network's smallest size.
     """
-    if backbone == PIXELS and size is None:
-        raise BackboneError("pixels have no size of their own; give --size, such as --size 128")
-    if is_model_file(backbone) or backbone == PIXELS:
-        return size
-    row, _ = find_backbone(backbone)
-    if size is not None and size < row.min_size:
-        raise BackboneError(
-            f"{row.name} needs pictures of at least {row.min_size} x {row.min_size} pixels, got --size {size}: its "
-            f"pooling would leave nothing. Leave --size out to resize to {row.size}, or give {row.min_size} or more"
+    in_table = not is_model_file(backbone) and backbone != PIXELS
+    row = find_backbone(backbone)[0] if in_table else None
+    if size is None and backbone == PIXELS:
+        raise SettingError("pixels have no size of their own; give `size`, such as `size=128`", "size")
+    if size is None:
+        return row.size if row else None
+    size = require_whole("size", size)
+    if row and size < row.min_size:
+        raise SettingError(
+            f"{row.name} needs pictures of at least {row.min_size} x {row.min_size} pixels, got `size={size}`: its "
+            f"pooling would leave nothing. Leave `size` out to resize to {row.size}, or give {row.min_size} or more",
+            "size",
         )
-    return size or row.size
+    return require_whole("size", size, 1)

@@ -1,14 +1,13 @@
-"""A tail: what of a network follows the cut, from which layer on it trains, and where to cut it for that."""
+"""A tail: the part of a network behind the cut, the layers of it that train, and where to cut for that."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from featx._keras import load_keras
+from featx._internal.keras import load_keras
 from featx.backbones.layers import (
     FEATURE_RANKS,
     LayerRow,
@@ -19,24 +18,26 @@ from featx.backbones.layers import (
     output_of,
     tail_cuts,
 )
+from featx.backbones.network import build_base, build_network
 from featx.backbones.preprocessing import preprocess_pictures
 from featx.backbones.scratch import SCRATCH, build_scratch
-from featx.backbones.table import PIXELS, is_model_file
-from featx.backbones.trunk import build_base, build_network
+from featx.backbones.table import PIXELS, is_model_file, suggestion
 from featx.backbones.weights import needs_imagenet_to_build
 from featx.errors import BackboneError, one_line
 
 
 @dataclass(frozen=True)
 class Division:
-    """A network divided for training it from some layer on.
+    """A network divided for training it from one of its layers on.
 
     Attributes:
-        backbone, size, preprocess: what it is, resolved.
-        cut: the layer behind which everything is trained or at least computed anew; ``pixels`` if that is all of it.
-        end: the layer whose output the head sees.
-        trains: names of the layers that train, in order; all before them is frozen.
-        graph: what tells one graph of a user's own network from another; empty for networks of the table.
+        backbone: name of the network, or path of a user's own file.
+        size: side of its pictures in pixels.
+        preprocess: its rule, resolved.
+        cut: layer behind which everything is trained or at least computed anew; ``pixels`` if that is all of it.
+        end: layer whose output the head sees.
+        trains: names of the layers that train, in order; all before them are frozen.
+        graph: digest that tells one graph of a user's network from another; empty for networks of the table.
     """
 
     backbone: str
@@ -57,7 +58,7 @@ def divide(
     preprocess: str = "auto",
     from_pixels: bool = False,
 ) -> Division:
-    """Where to cut a network so that it can be trained from a layer on, and as much as possible be cached before.
+    """Division of a network for training it from a layer on, with as much as possible cached before.
 
     The cut is the last layer before it through which everything passes. Layers between the two, such as those of the
     first half of a residual block, are computed anew each time but stay frozen.
@@ -66,21 +67,24 @@ def divide(
         backbone: as in :func:`build_trunk`.
         unfreeze: the first layer to train, its index, ``all``, or ``auto``: as many of the last layers as hold about
             half of the weights.
-        layer: where the network ends; by default at its last convolutional output.
-        size, preprocess: as in :func:`build_trunk`.
+        layer: end of the network; by default its last convolutional output.
+        size: as in :func:`build_trunk`.
+        preprocess: as in :func:`build_trunk`.
         from_pixels: cut before the first layer in any case.
 
     Raises:
         BackboneError: no such layer, or none that trains between it and the end.
+        SettingError: a size or rule that does not fit the network.
     """
     built = build_network(backbone, "none", size, preprocess)
     layers = layers_by_name(built.base)
     names = list(layers)
     end = layer or built.layer
     if end is None:
-        raise BackboneError(f"{built.name} has no map to put a head on; name a layer with --layer")
+        raise BackboneError(f"{built.name} has no map to put a head on; name a layer with `layer`")
     output_at(built.base, end, built.name)  # which says what is wrong with it
-    cuts, last = _passed_by_all(built.base), _index_of_end(built.base, names, end)
+    cuts = _cuts_before_a_tail(built.base)
+    last = _index_of_end(built.base, names, end)
     if unfreeze == "auto":
         first = _last_half(list(layers.values())[: last + 1], [False, *(name in cuts for name in names)])
     else:
@@ -100,9 +104,23 @@ def list_layers(backbone: str, size: int | None = None, unfreeze: str | None = N
     """All layers of a backbone in order, at its own size or the one given. Weights are not loaded.
 
     Args:
-        backbone: as in :func:`build_trunk`.
-        size: side of the input, where the network leaves it open.
-        unfreeze: see :func:`divide`; then the rows tell which layers would train.
+        backbone: a name of ``BACKBONES``, or the path of a ``.keras`` file.
+        size: side of the pictures in pixels; by default the network's own.
+        unfreeze: layer (or its index, ``all``, ``auto``) from which on to train; then the rows tell which layers
+            fine-tuning would train.
+
+    Returns:
+        A row per layer, with its output shape, its number of weights, and whether the network can be cut there.
+
+    Raises:
+        BackboneError: no such network or layer.
+        SettingError: a size below the network's smallest.
+
+    Example:
+        >>> import featx
+        >>> rows = featx.list_layers("mobilenet-0.25", size=32)
+        >>> rows[-1].name, rows[-1].output_shape, rows[-1].cut
+        ('conv_pw_13_relu', (1, 1, 256), True)
     """
     preprocess = "none" if is_model_file(backbone) else "auto"
     rows = layer_rows(build_base(backbone, size, preprocess), size)
@@ -113,7 +131,7 @@ def list_layers(backbone: str, size: int | None = None, unfreeze: str | None = N
 
 
 def _last_half(layers: list[Any], behind_cut: list[bool]) -> int:
-    """Index of a layer with a kernel, right behind a cut, from which on there are about half of the parameters."""
+    """Index of a layer with a kernel, right behind a cut, from which on lie about half of the parameters."""
     behind = np.cumsum([layer.count_params() for layer in reversed(layers)])[::-1]
     places = [i for i, layer in enumerate(layers) if behind_cut[i] and any(len(w.shape) > 1 for w in layer.weights)]
     return min(places, key=lambda i: abs(2 * int(behind[i]) - int(behind[0])), default=0)
@@ -125,11 +143,9 @@ def _first_to_train(names: list[str], unfreeze: str, backbone: str) -> int:
     if unfreeze.isdecimal() and int(unfreeze) < len(names):
         return int(unfreeze)
     if unfreeze not in names:
-        near = difflib.get_close_matches(unfreeze, names, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
         raise BackboneError(
-            f"{backbone} has no layer {unfreeze!r} to train from; {hint}--unfreeze takes a layer, its index, all or "
-            f"none, and `featx backbones {backbone}` lists them"
+            f"{backbone} has no layer {unfreeze!r} to train from; {suggestion(unfreeze, names)}`unfreeze` takes a "
+            f"layer, its index, all or none, and `featx backbones {backbone}` lists them"
         )
     return names.index(unfreeze)
 
@@ -141,27 +157,27 @@ def _index_of_end(base: Any, names: list[str], end: str) -> int:
     return next(i for i, layer in enumerate(base.layers) if layer is made_by)
 
 
-def _passed_by_all(base: Any) -> set[str]:
+def _cuts_before_a_tail(base: Any) -> set[str]:
     """Names of the layers that can be the cut before a tail."""
-    through = tail_cuts(base)
-    found = set()
+    indices = tail_cuts(base)
+    names = set()
     for index, (name, layer) in enumerate(layers_by_name(base).items()):
         output = output_of(base, layer)
-        if index in through and not is_input(layer) and output is not None and len(output.shape) - 1 in FEATURE_RANKS:
-            found.add(name)
-    return found
+        if index in indices and not is_input(layer) and output is not None and len(output.shape) - 1 in FEATURE_RANKS:
+            names.add(name)
+    return names
 
 
 def build_tail(division: Division, *, weights: str | None, random_state: int = 0) -> Any:
-    """The Keras model from what the trunk gives at the cut to what the head sees, its frozen layers set so.
+    """Keras model from the trunk's features at the cut to the head's input, its frozen layers set so.
 
     Args:
-        division: of :func:`divide`; ``backbone`` may also be a network to train from nothing.
+        division: as :func:`divide` gives it; its ``backbone`` may also be a network to train from nothing.
         weights: as in :func:`build_trunk`; None leaves them to be set.
         random_state: seed of random weights.
 
     Returns:
-        a model from ``float32 (n, ...)`` (pixels are 0 to 255, preprocessing is part of it) to the end. Its
+        Model from ``float32 (n, ...)`` (pixels are 0 to 255, preprocessing is part of it) to the end. Its
         ``trainable`` layers are those of the division.
     """
     keras = load_keras()

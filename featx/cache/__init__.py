@@ -1,21 +1,18 @@
 """The cache: feature files, and the folder they lie in. Knows nothing of pictures and networks."""
 
 from featx.cache.blocks import BlockWriter, StatRow
-from featx.cache.feature_file import (
-    Features,
+from featx.cache.feature_file import Features, Stat, StoredRows, load_features
+from featx.cache.folder import CacheFolder, remove, size_on_disk
+from featx.cache.layout import rows_per_block
+from featx.cache.spec import (
     Place,
     RowKey,
     Spec,
-    Stat,
-    digest,
-    load_features,
-    made_by,
     require_same_spec,
     row_key,
-    rows_per_block,
+    settings_key,
     spec_difference,
 )
-from featx.cache.folder import CacheFolder, remove, size_on_disk
 from featx.cache.writing import MissingRowsError, gather, require_room, write_features
 
 __all__ = [
@@ -28,15 +25,15 @@ __all__ = [
     "Spec",
     "Stat",
     "StatRow",
-    "digest",
+    "StoredRows",
     "gather",
     "load_features",
-    "made_by",
     "remove",
     "require_room",
     "require_same_spec",
     "row_key",
     "rows_per_block",
+    "settings_key",
     "size_on_disk",
     "spec_difference",
     "write_features",

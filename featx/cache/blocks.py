@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from featx.cache.feature_file import RowKey, Spec, rows_per_block
+from featx.cache.layout import rows_per_block
+from featx.cache.spec import RowKey, Spec
 from featx.cache.writing import write_features
 from featx.errors import CacheError
 
@@ -25,16 +26,24 @@ class BlockWriter:
     """Collects rows and writes a block file whenever enough are together, and the rest on leaving, even by Ctrl-C.
 
     Args:
-        folder: where blocks go; those that lie there stay.
+        folder: folder for the blocks; those that lie in it stay.
         least: rows in a block at least, but for the last one.
-        seconds: that pass at least between two blocks, unless 16 MiB are together before: one block is written
+        seconds: time that passes at least between two blocks, unless 16 MiB are together before: one block is written
             while the next one fills up.
-        spec: of all rows.
-        attributes: of all blocks, as in :func:`write_features`.
+        spec: spec of all rows.
+        attributes: JSON values to write into each block, as in :func:`write_features`.
+
+    Attributes:
+        rows: number of rows given so far.
+        seconds_writing: time spent writing.
     """
 
     def __init__(self, folder: Path, least: int, seconds: float, spec: Spec, attributes: dict[str, Any]) -> None:
-        self.folder, self.least, self.seconds, self.spec, self.attributes = folder, least, seconds, spec, attributes
+        self.folder = folder
+        self.least = least
+        self.seconds = seconds
+        self.spec = spec
+        self.attributes = attributes
         self.rows = 0
         self._name = f"block-{secrets.token_hex(8)}"  # several processes may write into one folder
         self._numbers = itertools.count()
@@ -43,7 +52,7 @@ class BlockWriter:
         self._stats: list[StatRow] = []
         self._features: list[NDArray[Any]] = []
         self._thread = ThreadPoolExecutor(1, "featx-writer")  # the next rows are computed while the disk is busy
-        self._under_way: Future[None] | None = None
+        self._block_under_way: Future[None] | None = None
         self.seconds_writing = 0.0
 
     def __enter__(self) -> BlockWriter:
@@ -60,12 +69,18 @@ class BlockWriter:
             self._thread.shutdown()
 
     def add(self, keys: Sequence[RowKey], stats: Sequence[StatRow], features: NDArray[Any]) -> None:
-        """Rows ``(n, ...)`` in the dtype of the spec, what each is known by, and the files they were made from."""
+        """Take rows of features.
+
+        Args:
+            keys: key of each row.
+            stats: files that they were made from.
+            features: ``(n, ...)`` in the dtype of the spec.
+        """
         self._keys += keys
         self._stats += stats
         self._features.append(features)
-        grown = len(self._keys) >= self.least and time.monotonic() - self._written >= self.seconds
-        if grown or len(self._keys) >= max(1, rows_per_block(features.shape[1:], features.dtype) // 2):
+        due = len(self._keys) >= self.least and time.monotonic() - self._written >= self.seconds
+        if due or len(self._keys) >= max(1, rows_per_block(features.shape[1:], features.dtype) // 2):
             self._write()
         self.rows += len(keys)
 
@@ -74,13 +89,15 @@ class BlockWriter:
             return
         self._finish()
         tables = {
-            "ids": [content for content, _, _ in self._keys],
+            "ids": [content_id for content_id, _, _ in self._keys],
             "views": [view for _, view, _ in self._keys],
             "stat": list(dict.fromkeys(self._stats)),  # so that a resumed run need not read them again
         }
         file = self.folder / f"{self._name}-{next(self._numbers):05}.h5"
-        self._under_way = self._thread.submit(self._to_disk, file, self._features, tables)
-        self._keys, self._stats, self._features = [], [], []
+        self._block_under_way = self._thread.submit(self._to_disk, file, self._features, tables)
+        self._keys = []
+        self._stats = []
+        self._features = []
         self._written = time.monotonic()
 
     def _to_disk(self, file: Path, parts: list[NDArray[Any]], tables: dict[str, Any]) -> None:
@@ -91,6 +108,6 @@ class BlockWriter:
 
     def _finish(self) -> None:
         """Wait for the block that is being written; raise what went wrong."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
+        block, self._block_under_way = self._block_under_way, None
+        if block is not None:
+            block.result()

@@ -6,7 +6,6 @@ file without labels, so rows are looked up in both alike, by spec, content id an
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -18,17 +17,11 @@ from typing import Any
 
 import filelock
 
-from featx._files import write_whole
-from featx.cache.feature_file import (
-    Features,
-    Place,
-    RowKey,
-    Spec,
-    digest,
-    load_features,
-    read_header,
-    read_reasons,
-)
+from featx._internal.files import remove_unfinished, write_whole
+from featx._internal.hashing import digest
+from featx.cache.feature_file import Features, load_features
+from featx.cache.layout import read_header, read_reasons
+from featx.cache.spec import Place, RowKey, Spec
 from featx.cache.writing import writing
 from featx.errors import CacheError
 
@@ -53,33 +46,35 @@ class CacheFolder:
             CacheError: there is none.
         """
         for path in self.files():
-            with self._warned_of(path):
+            with self._unreadable_warned_of(path):
                 read_header(path)
                 return path
         raise CacheError(f"no feature file in {self.folder}; run `featx extract DATASET` first, or name a file")
 
     def file_for(self, dataset: str, spec: Spec, listing: Any, views: dict[str, Any] | None = None) -> Path:
-        """Where the features of a listing under a spec go: ``<dataset>-<backbone>-<key>.h5``.
+        """File for the features of a listing under a spec: ``<dataset>-<backbone>-<key>.h5``.
 
-        ``views`` says how many there are and how they are made, if there are more than the pictures themselves.
+        Args:
+            dataset: name of the data set.
+            spec: everything that decides the features' values.
+            listing: JSON values that tell one listing from another.
+            views: number and settings of views, if there are more than the pictures themselves.
         """
         names = (dataset, str(spec["backbone"]).removesuffix(".keras"))
         parts = (re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:40] or "data" for name in names)
         return self.folder / f"{'-'.join(parts)}-{digest([spec, listing, *([views] if views else [])])}.h5"
 
-    def sweep(self, file: Path) -> None:
+    def remove_litter(self, file: Path) -> None:
         """Remove what killed processes left of ``file``; its lock must be held."""
-        for litter in self.folder.glob(f".{file.name}.*"):
-            with contextlib.suppress(OSError):
-                litter.unlink()
+        remove_unfinished(file)
 
     def partial(self, file: Path) -> Path:
-        """Where the blocks of an unfinished feature file are."""
+        """Folder for the blocks of an unfinished feature file."""
         return file.with_suffix(".partial")
 
     @property
     def networks(self) -> Path:
-        """Where networks converted for an engine are kept, by what they were made of: they only save work."""
+        """Folder for networks converted for an engine, by what they were made of: they only save work."""
         return self.folder / "networks"
 
     def discard(self, partial: Path) -> None:
@@ -88,20 +83,20 @@ class CacheFolder:
             remove(partial)
 
     def lock_file(self, file: Path) -> Path:
-        """What is locked while a feature file, or its blocks, are written."""
+        """File that is locked while a feature file, or its blocks, are written."""
         return self.folder / ".locks" / f"{file.stem}.lock"
 
     @contextmanager
     def lock(self, file: Path) -> Iterator[None]:
         """Hold the right to write one feature file; a second process waits. A killed holder's lock is free."""
-        place = self.lock_file(file)
-        with writing(place.parent):
-            lock = filelock.FileLock(place)
+        lock_file = self.lock_file(file)
+        with writing(lock_file.parent):
+            lock = filelock.FileLock(lock_file)
         try:
             lock.acquire(timeout=0)
         except OSError as error:
             if not isinstance(error, filelock.Timeout):
-                raise CacheError(f"{place.parent} cannot be written; give another --cache-dir") from error
+                raise CacheError(f"{lock_file.parent} cannot be written; give another `cache_dir`") from error
             logger.warning("another process is extracting the same features; waiting for it to end")
             lock.acquire()
         try:
@@ -109,27 +104,27 @@ class CacheFolder:
         finally:
             lock.release()
 
-    def features(self, **header: Any) -> Iterator[Features]:
-        """All readable feature files, then blocks, the newest file first, whose header has the values given.
+    def iter_features(self, **header: Any) -> Iterator[Features]:
+        """Readable feature files, the newest first, then blocks, whose header has the values given.
 
         Unreadable ones are warned of, once.
         """
         for path in [*self.files(), *sorted(self.folder.glob("*.partial/[!.]*.h5"))]:
-            with self._warned_of(path):
+            with self._unreadable_warned_of(path):
                 if header.items() <= read_header(path).items():
                     yield load_features(path)
 
     def reasons(self, decoded_by: str) -> dict[str, str]:
-        """Why pictures could not be read by that decoder, by content id."""
+        """Reasons why pictures could not be read by that decoder, by content id."""
         reasons: dict[str, str] = {}
         for path in self.files():
-            with self._warned_of(path):
+            with self._unreadable_warned_of(path):
                 if read_header(path).get("decoded_by") == decoded_by:
                     reasons |= read_reasons(path)
         return reasons
 
     @contextmanager
-    def _warned_of(self, path: Path) -> Iterator[None]:
+    def _unreadable_warned_of(self, path: Path) -> Iterator[None]:
         try:
             yield
         except CacheError as error:
@@ -138,19 +133,25 @@ class CacheFolder:
                 logger.warning("%s", error)
 
     def find_rows(
-        self, spec: Spec, without: Collection[Place] = (), wanted: Collection[RowKey] | None = None
+        self, spec: Spec, damaged: Collection[Place] = (), keys: Collection[RowKey] | None = None
     ) -> dict[RowKey, Place]:
-        """Where rows made by ``spec`` are: those ``wanted``, or all, in the newest place but for those ``without``."""
-        found: dict[RowKey, Place] = {}
-        for features in self.features(spec=spec):
+        """Newest place of each row made by ``spec``.
+
+        Args:
+            spec: everything that decides the features' values.
+            damaged: places to pass over.
+            keys: rows to look for; by default all.
+        """
+        places: dict[RowKey, Place] = {}
+        for features in self.iter_features(spec=spec):
             for row, key in enumerate(features.row_keys()):
-                if key not in found and (wanted is None or key in wanted):
+                if key not in places and (keys is None or key in keys):
                     place = Place(features.path, row, key)
-                    if place not in without:
-                        found[key] = place
-            if wanted is not None and len(found) == len(wanted):
+                    if place not in damaged:
+                        places[key] = place
+            if keys is not None and len(places) == len(keys):
                 break
-        return found
+        return places
 
     def read_memo(self, name: str) -> dict[str, Any]:
         """A JSON object kept beside the features, empty if it is missing or unreadable: it only saves work."""
@@ -162,28 +163,28 @@ class CacheFolder:
 
     def write_memo(self, name: str, memo: dict[str, Any]) -> None:
         """Replace a JSON object kept beside the features."""
-        place = self.folder / name
-        with writing(self.lock_file(place).parent), filelock.FileLock(self.lock_file(place)):
-            self.sweep(place)
-            write_whole(place, json.dumps(memo, indent=1).encode())
+        file = self.folder / name
+        with writing(self.lock_file(file).parent), filelock.FileLock(self.lock_file(file)):
+            self.remove_litter(file)
+            write_whole(file, json.dumps(memo, indent=1).encode())
 
     def superseded(self) -> list[Path]:
-        """What can go without losing a row: blocks and files all of whose rows a (newer) finished file has."""
+        """Paths that can go without losing a row: blocks and files all of whose rows a (newer) finished file has."""
         newest: dict[tuple[str, str, str], set[RowKey]] = {}
         finished: dict[str, set[RowKey]] = {}
-        out: list[Path] = []
+        superseded: list[Path] = []
         needed: set[Path] = set()
-        for features in self.features():  # finished files come first
+        for features in self.iter_features():  # finished files come first
             spec, keys = digest(features.spec), set(features.row_keys())
             if features.path.parent != self.folder:
                 needed |= set() if keys <= finished.get(spec, set()) else {features.path.parent}
                 continue
             group = (features.root, features.dataset, spec)
             if group in newest and keys <= newest[group]:
-                out.append(features.path)
+                superseded.append(features.path)
             newest.setdefault(group, keys)
             finished.setdefault(spec, set()).update(keys)
-        return out + [partial for partial in sorted(self.folder.glob("*.partial")) if partial not in needed]
+        return superseded + [partial for partial in sorted(self.folder.glob("*.partial")) if partial not in needed]
 
     def prune(self) -> Iterator[tuple[Path, int]]:
         """Remove what is superseded; gives each path with the bytes it freed. What is in use stays."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -15,18 +14,11 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from featx._files import sync
-from featx.cache.feature_file import (
-    DTYPES,
-    SCHEMA,
-    SEAL_BYTES,
-    Place,
-    Spec,
-    load_features,
-    row_checksums,
-    rows_per_block,
-    seal,
-)
+from featx._internal.files import replacing
+from featx._internal.version import featx_version
+from featx.cache.feature_file import load_features
+from featx.cache.layout import DTYPES, SCHEMA, SEAL_BYTES, row_checksums, rows_per_block, seal
+from featx.cache.spec import Place, Spec
 from featx.errors import CacheError, one_line
 
 if TYPE_CHECKING:
@@ -34,7 +26,11 @@ if TYPE_CHECKING:
 
 
 class MissingRowsError(CacheError):
-    """Rows that were to be copied are damaged or gone since they were found; they have to be computed instead."""
+    """Rows that were to be copied are damaged or gone since they were looked up; they have to be computed instead.
+
+    Attributes:
+        places: places where they were.
+    """
 
     def __init__(self, places: set[Place]) -> None:
         super().__init__(f"{len(places)} rows cannot be copied from {sorted({str(p.file) for p in places})}")
@@ -56,7 +52,7 @@ def write_features(
         path: the file; one that exists is replaced in the last instant.
         features: blocks of rows in order, ``spec["dtype"]``, together ``shape``.
         shape: ``(rows, h, w, c)`` or ``(rows, c)``.
-        spec: see :class:`Features`.
+        spec: everything that decided the features' values.
         tables: at least ``ids`` and ``views``; also ``labels``, ``paths``, ``splits``, ``quarantine``, ``stat``.
         attributes: JSON values, such as ``class_names``.
 
@@ -64,31 +60,23 @@ def write_features(
         CacheError: the folder cannot be written, or has no room.
         MissingRowsError: raised by ``features``, passed on.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     features_bytes = int(np.prod(shape)) * np.dtype(spec["dtype"]).itemsize
     nbytes = features_bytes + _table_bytes(tables)
     require_room(path.parent, nbytes)
-    header = {"schema": SCHEMA, "spec": spec, "featx_version": _version(), **(attributes or {})}
-    try:
-        with writing(path.parent):
-            with h5py.File(unfinished, "w", userblock_size=SEAL_BYTES, locking=False) as file:
-                file.flush()
-                _reserve(unfinished, nbytes)
-                file["checksums"] = _write_rows(file, features, shape, spec["dtype"])
-                for name, table in tables.items():
-                    file.create_dataset(name, data=np.array(table, dtype=DTYPES[name]), dtype=DTYPES[name])
-                for name, value in header.items():
-                    file.attrs[name] = json.dumps(value)
-                file.flush()
-                start, size = file["features"].id.get_offset(), file.id.get_filesize()
-            os.truncate(unfinished, size)  # give back what was reserved and not needed
-            seal(unfinished, start, features_bytes)
-            sync(unfinished)
-            os.replace(unfinished, path)
-            sync(path.parent)
-    finally:
-        with contextlib.suppress(OSError):  # what went wrong before is what matters
-            unfinished.unlink(missing_ok=True)
+    header = {"schema": SCHEMA, "spec": spec, "featx_version": featx_version(), **(attributes or {})}
+    with writing(path.parent), replacing(path) as unfinished:
+        with h5py.File(unfinished, "w", userblock_size=SEAL_BYTES, locking=False) as file:
+            file.flush()
+            _reserve(unfinished, nbytes)
+            file["checksums"] = _write_rows(file, features, shape, spec["dtype"])
+            for name, table in tables.items():
+                file.create_dataset(name, data=np.array(table, dtype=DTYPES[name]), dtype=DTYPES[name])
+            for name, value in header.items():
+                file.attrs[name] = json.dumps(value)
+            file.flush()
+            start, size = file["features"].id.get_offset(), file.id.get_filesize()
+        os.truncate(unfinished, size)  # give back what was reserved and not needed
+        seal(unfinished, start, features_bytes)
 
 
 def require_room(folder: Path, nbytes: int) -> None:
@@ -96,15 +84,15 @@ def require_room(folder: Path, nbytes: int) -> None:
 
     And better than leaving it to HDF5: a library that cannot flush its file crashes the process later.
     """
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if free < nbytes:
         raise CacheError(
             f"no room on the disk of {folder}: about {nbytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free. "
-            "What is finished is kept. Free some space, give another --cache-dir, or store less: --pooling avg, or a "
-            "smaller --size"
+            'What is finished is kept. Free some space, give another `cache_dir`, or store less: `pooling="avg"`, or '
+            "a smaller `size`"
         )
 
 
@@ -119,7 +107,7 @@ def _reserve(file: Path, nbytes: int) -> None:
 
 
 def _table_bytes(tables: dict[str, Any]) -> int:
-    """At most how much a file's tables and attributes take."""
+    """Bytes that a file's tables and attributes take at most."""
     texts = len(json.dumps([list(map(str, rows)) for rows in tables.values()]))
     return 3 * texts + 128 * sum(len(rows) for rows in tables.values()) + 2**15
 
@@ -139,7 +127,12 @@ def _write_rows(file: Any, features: Iterable[NDArray[Any]], shape: tuple[int, .
 
 
 def gather(places: Sequence[Place], shape: Sequence[int], dtype: str) -> Iterator[NDArray[Any]]:
-    """Rows copied from wherever they are, checked on the way, in blocks.
+    """Rows copied out of files, checked on the way, in blocks.
+
+    Args:
+        places: places of the rows, in order.
+        shape: shape of one row's features.
+        dtype: dtype of the files.
 
     Raises:
         MissingRowsError: after going through all, naming each row that is damaged or gone.
@@ -147,34 +140,34 @@ def gather(places: Sequence[Place], shape: Sequence[int], dtype: str) -> Iterato
     missing: set[Place] = set()
     step = rows_per_block(shape, dtype)
     for start in range(0, len(places), step):
-        some = places[start : start + step]
-        block = np.zeros((len(some), *shape), dtype)
+        chunk = places[start : start + step]
+        block = np.zeros((len(chunk), *shape), dtype)
         positions: dict[Path, list[int]] = {}
-        for position, place in enumerate(some):
+        for position, place in enumerate(chunk):
             positions.setdefault(place.file, []).append(position)
-        for file, where in positions.items():
-            wanted = [some[position] for position in where]
-            good, copied = _copied(file, wanted)
-            block[np.array(where)[good]] = copied
-            missing |= {place for place, sound in zip(wanted, good, strict=True) if not sound}
+        for file, in_chunk in positions.items():
+            of_file = [chunk[position] for position in in_chunk]
+            good, copied = _copied(file, of_file)
+            block[np.array(in_chunk)[good]] = copied
+            missing |= {place for place, sound in zip(of_file, good, strict=True) if not sound}
         yield block
     if missing:
         raise MissingRowsError(missing)
 
 
 def _copied(file: Path, places: list[Place]) -> tuple[NDArray[np.bool_], Any]:
-    """Which of the places in ``file`` hold what they should, and the rows of those."""
+    """Mask of the places in ``file`` that hold what they should, and the rows of those."""
     good = np.zeros(len(places), bool)
     try:
         source = load_features(file)  # each time anew: it may have been replaced since
         for number, place in enumerate(places):
             good[number] = place.row < len(source) and place.key in (None, source.row_key(place.row))
         numbers = np.array([place.row for place in places])[good]
-        copied = source._map()[numbers]
-        sound = row_checksums(copied) == source._checksums[numbers]
+        copied = source.memory_map()[numbers]
+        sound = source.sound(numbers, copied)
         good[good] = sound
         return good, copied if sound.all() else copied[sound]
-    except CacheError:  # gone or truncated since it was found
+    except CacheError:  # gone or truncated since it was looked up
         return np.zeros(len(places), bool), 0
 
 
@@ -189,14 +182,8 @@ def writing(folder: Path) -> Iterator[None]:
         if code == errno.ENOSPC or "No space left" in str(error) or "errno = 28" in str(error):
             raise CacheError(
                 f"no room left on the disk of {folder}; finished blocks are kept. Free some space, or give another "
-                "--cache-dir, and run the same command again"
+                "`cache_dir`, and run the same command again"
             ) from error
         if code in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in str(error):
-            raise CacheError(f"{folder} cannot be written; give another --cache-dir") from error
+            raise CacheError(f"{folder} cannot be written; give another `cache_dir`") from error
         raise CacheError(f"{folder} cannot be written: {one_line(error)}") from error
-
-
-def _version() -> str:
-    from featx import __version__
-
-    return __version__

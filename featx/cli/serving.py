@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from featx.cli.options import Model, Weights
+from featx.cli.program import RUN, USE, app, command, option
+from featx.cli.terminal import Report, announce
 
-from featx.cli.commands import Model, Weights, app
-from featx.cli.terminal import Report, announce, command
 
-
-@command(app, "featx serve models/photos-logreg")
+@command(app, "featx serve models/photos-logreg", USE)
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: to other machines too.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8000,
-    max_mb: Annotated[float, typer.Option(min=0.001, help="Larger uploads are refused.")] = 20,
+    host: Annotated[str, option(RUN, "Where to listen; 0.0.0.0: to other machines too.")] = "127.0.0.1",
+    port: Annotated[int, option(RUN, "0: one that is free.", min=0, max=65535)] = 8000,
+    max_mb: Annotated[float, option(RUN, "Larger uploads are refused.", min=0.001)] = 20,
     weights: Weights = None,
 ) -> Report:
     """Serve a page to try a classifier on, and an API, until Ctrl-C.
@@ -23,11 +22,12 @@ def serve(
     With --json, one object at the start, with the address.
     """
     from featx.classifier import Classifier
+    from featx.serving import serve
 
     classifier = Classifier.load(model, weights)
-    from featx.serving import serve  # only now: a folder that is no classifier is said without the extra too
 
     def ready(url: str) -> None:
+        """Say the address, which people and programs wait for."""
         announce({"url": url, "model": str(model)}, f"{model} is served at {url}; Ctrl-C ends it")
 
     serve(classifier, host, port, max_bytes=round(max_mb * 1e6), ready=ready)

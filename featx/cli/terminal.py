@@ -1,92 +1,47 @@
-"""What every command shares: --json, --quiet and --debug, progress on stderr, one-line errors, exit codes."""
+"""Output of commands: results on stdout, progress, notes and hints on stderr, errors in one line, exit codes."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import json
 import logging
 import os
+import re
+import shlex
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Any
 
-import typer
-
-from featx.errors import FeatxError
+from featx.errors import FeatxError, SettingError
 
 SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal, progress comes as lines
+OPTIONS: dict[str, str] = {}  # of all commands, by the name of the parameter; filled as they are registered
+QUOTES = "\"'"
 
 
 @dataclass
 class Report:
-    """What a command found: ``fields`` for --json (a list: one object a line), ``text`` for a person.
+    """Result of a command.
 
-    ``failed`` makes the exit code 1.
+    Attributes:
+        fields: JSON object for --json; a list is one object per line.
+        text: text for a person.
+        failed: whether the exit code is 1.
+        next: words of the command that likely comes next, without ``featx``; empty if no command would do.
     """
 
     fields: dict[str, Any] | list[dict[str, Any]]
     text: str
     failed: bool = False
+    next: Sequence[str | Path] = ()
 
 
-Command = Callable[..., "Report"]
-
-
-def command(app: typer.Typer, example: str, options: Callable[..., Any] | None = None) -> Callable[[Command], Command]:
-    """Register a function that returns a :class:`Report` as a command.
-
-    Args:
-        app: where.
-        example: shown at the end of its help.
-        options: a function whose parameters become options too, and whose result the command gets as ``settings``.
-    """
-
-    def register(function: Command) -> Command:
-        own = _parameters(function)
-        more = _parameters(options) if options else []
-        shared = _parameters(_shared_options)
-
-        @functools.wraps(function)
-        def run(**given: Any) -> None:
-            flags = {p.name: given.pop(p.name) for p in shared}
-            settings = {p.name: given.pop(p.name) for p in more}
-
-            def work() -> Report:
-                return function(**given, settings=options(**settings)) if options else function(**given)
-
-            raise typer.Exit(_run(work, **flags))
-
-        parameters = [p for p in own if p.name != "settings"] + more + shared
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(epilog=f"Example: {example}")(run)
-        return function
-
-    return register
-
-
-def _shared_options(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="The whole traceback of an error.")] = False,
-) -> None: ...
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(function, include_extras=True)
-    return [
-        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for p in inspect.signature(function).parameters.values()
-    ]
-
-
-def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool) -> int:
+def run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool) -> int:
     """Run a command and turn whatever comes of it into output and an exit code."""
     _TERMINAL.begin(quiet, as_json)
     try:
@@ -98,7 +53,8 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     except KeyboardInterrupt as interrupt:
         return _fail("interrupted", str(interrupt) or "nothing was left half-written", 130, as_json, debug)
     except FeatxError as error:
-        return _fail("error", str(error), 1, as_json, debug)
+        setting = error.setting if isinstance(error, SettingError) else ""
+        return _fail("error", in_options(str(error), setting), 1, as_json, debug)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail("error", where + (error.strerror or str(error)).lower(), 1, as_json, debug)
@@ -108,9 +64,41 @@ def _run(function: Callable[[], Report], as_json: bool, quiet: bool, debug: bool
     except Exception as error:  # a bug: said in one line too, with the way to its traceback
         hint = "" if debug else "; --debug shows where"
         return _fail("unexpected error", f"{type(error).__name__}: {error}{hint}", 1, as_json, debug)
-    code = 1 if report.failed else 0
-    text = _as_json(report.fields) if as_json else _shown(report.text)
-    return code if print_out(text) else 1
+    return _finish(report, as_json)
+
+
+def _finish(report: Report, as_json: bool) -> int:
+    """Print the result of a command, and the command that might come next."""
+    if not print_out(_as_json(report.fields) if as_json else _shown(report.text)):
+        return 1
+    command = shlex.join(["featx", *map(_word, report.next)])
+    if report.next and not as_json and command.isprintable():  # another could be neither shown nor copied as it is
+        note(f"next: {command}")
+    return 1 if report.failed else 0
+
+
+def _word(word: str | Path) -> str:
+    """Word of a command line; a path that begins as an option does is no option."""
+    return f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+
+
+def in_options(message: str, setting: str = "") -> str:
+    """Message of the library, with options for the parameters that it names: ``--views 5`` for ```views=5```.
+
+    Args:
+        message: text with parameters in backticks.
+        setting: parameter that the message may name without them.
+    """
+    if setting in OPTIONS and f"`{setting}" not in message:  # but not within quotes, a path or another word
+        message = re.sub(rf"""(?<![\w'"./-]){setting}(?![\w'"/-]|\.\w)""", f"`{setting}`", message)
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", _in_option, message)
+
+
+def _in_option(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    if name not in OPTIONS or value == "False":
+        return match[0]
+    return OPTIONS[name] if value in (None, "True") else f"{OPTIONS[name]} {value.strip(QUOTES)}"
 
 
 def _as_json(fields: dict[str, Any] | list[dict[str, Any]]) -> str:
@@ -146,14 +134,14 @@ def print_out(text: str) -> bool:
 
 
 def _to_stderr(text: str) -> None:
-    """Write to stderr, if anybody listens there: work does not end because nobody does."""
+    """Write to stderr, if it can be written: work does not end because nobody listens."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def escaped(text: str) -> str:
-    """A name as it may be shown: without the control characters that would break lines or command the terminal."""
+    """Name as it may be shown: without the control characters that would break lines or command the terminal."""
     return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
@@ -167,11 +155,14 @@ def columns(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     cells = [[escaped(name) for name in header], *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
-    lines = (
-        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in cells
-    )
-    return "\n".join(lines)
+    return "\n".join(_line(row, widths, right) for row in cells)
+
+
+def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
+    """Cells side by side, each aligned in its column."""
+    columns = zip(cells, widths, right, strict=True)
+    aligned = (cell.rjust(width) if to_the_right else cell.ljust(width) for cell, width, to_the_right in columns)
+    return "  ".join(aligned).rstrip()
 
 
 def _cell(value: Any) -> str:
@@ -180,8 +171,13 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else escaped(str(value))
 
 
+def by_shape(shape: Sequence[int | None]) -> str:
+    """Shape as it is read aloud: ``14 x 14 x 512``, with a question mark for what may be anything."""
+    return " x ".join("?" if n is None else str(n) for n in shape)
+
+
 def progress(stage: str, done: int, total: int) -> None:
-    """Show on stderr what is going on: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+    """Show the progress of a stage on stderr: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
     _TERMINAL.progress(stage, done, total)
 
 
@@ -191,7 +187,7 @@ def note(message: str) -> None:
 
 
 def announce(fields: dict[str, Any], message: str) -> None:
-    """Say what others wait for before the work ends: an object on stdout with --json, else a note on stderr."""
+    """Say, before the work ends, what others wait for: an object on stdout with --json, else a note on stderr."""
     if not _TERMINAL.as_json:
         note(message)
     else:
@@ -199,25 +195,32 @@ def announce(fields: dict[str, Any], message: str) -> None:
 
 
 class _Terminal(logging.Handler):
-    """The stderr side: progress, and the library's warnings."""
+    """Handler of what goes to stderr: progress, notes, and the library's warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._quiet = self.as_json = False
+        self.as_json = False
+        self._quiet = False
         self._bar: Any = None
         self._task: Any = None
         self._stage = ""
-        self._first = 0  # how much was done when the stage began: that was no work of it
-        self._started = self._said = 0.0
+        self._done_before = 0  # when the stage began; not part of its rate
+        self._started = 0.0
+        self._last_line = 0.0
 
     def begin(self, quiet: bool, as_json: bool) -> None:
-        self._quiet, self.as_json, self._bar, self._stage = quiet, as_json, None, ""
+        """Take over stderr for a command."""
+        self.as_json = as_json
+        self._quiet = quiet
+        self._bar = None
+        self._stage = ""
         logger = logging.getLogger("featx")
         logger.addHandler(self)
         logger.setLevel(logging.INFO)
         logger.propagate = False
 
     def end(self) -> None:
+        """Remove the bar, and give the library's log back."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -227,26 +230,35 @@ class _Terminal(logging.Handler):
         logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.note(("warning: " if record.levelno >= logging.WARNING else "") + record.getMessage())
+        """Show a message of the library's log."""
+        self.note(("warning: " if record.levelno >= logging.WARNING else "") + in_options(record.getMessage()))
 
     def note(self, message: str) -> None:
+        """Show a line, unless it is to be quiet."""
         if not self._quiet:
             _to_stderr(escaped(message) + "\n")
 
     def progress(self, stage: str, done: int, total: int) -> None:
+        """Show the progress of a stage, as a bar or as lines."""
         if self._quiet:
             return
         if stage != self._stage:
-            self._stage, self._first, self._started, self._said = stage, done, time.monotonic(), time.monotonic()
-            if sys.stderr is not None and sys.stderr.isatty():
-                self._new_bar(stage, total)
+            self._begin_stage(stage, done, total)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total or None)
-        elif total and (done == total or time.monotonic() - self._said > SECONDS_BETWEEN_LINES):
-            self._said = time.monotonic()
-            rate = (done - self._first) / max(self._said - self._started, 1e-9)
+        elif total and (done == total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
+            self._last_line = time.monotonic()
+            rate = (done - self._done_before) / max(self._last_line - self._started, 1e-9)
             left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate else ""
             self.note(f"{stage}: {done}/{total}{left}")
+
+    def _begin_stage(self, stage: str, done: int, total: int) -> None:
+        self._stage = stage
+        self._done_before = done
+        self._started = time.monotonic()
+        self._last_line = self._started
+        if sys.stderr is not None and sys.stderr.isatty():
+            self._new_bar(stage, total)
 
     def _new_bar(self, stage: str, total: int) -> None:
         from rich.console import Console
@@ -273,7 +285,10 @@ def _rate_column() -> Any:
     from rich.text import Text
 
     class Rate(ProgressColumn):
+        """Column of the rate per second."""
+
         def render(self, task: Task) -> Text:
+            """Rate of a task."""
             return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
     return Rate()

@@ -4,36 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
-from featx.errors import TrainingError
-from featx.heads._base import Head, as_rows, group_weights, is_lazy
-from featx.heads._layers import head_layers, layer_weights
-from featx.heads._rows import Groups
-from featx.heads._scores import Scores
+from featx.errors import require_choice, unknown_setting
+from featx.heads.base import Head, OnEpoch, group_weights, is_lazy
+from featx.heads.layers import LayeredHead
 from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, check_C
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
-from featx.heads.paths import Path, solve_paths
+from featx.heads.network.rows import Groups
+from featx.heads.params import HeadParams, ParamsBesideC
+from featx.heads.pooling import INPUTS, as_rows
+from featx.heads.scores import Scores
+from featx.heads.settings import Choice, Constraint, Number, Whole
+from featx.heads.solver.paths import solve_paths
+from featx.heads.solver.task import SolutionPath
+from featx.heads.training_loop import Stopping, TrainingRecord, run_epochs
 
 __all__ = [
     "HEADS",
+    "INPUTS",
     "BNMLPHead",
+    "Choice",
+    "Constraint",
     "Groups",
     "Head",
+    "HeadParams",
     "KNNHead",
+    "LayeredHead",
     "LinearHead",
     "LogisticHead",
     "MLPHead",
-    "Path",
+    "Number",
+    "OnEpoch",
+    "ParamsBesideC",
     "RidgeHead",
     "SVMHead",
+    "Stopping",
     "Scores",
+    "SolutionPath",
+    "TrainingRecord",
+    "Whole",
     "as_rows",
     "check_C",
     "group_weights",
-    "head_layers",
     "is_lazy",
-    "layer_weights",
     "make_head",
+    "run_epochs",
     "solve_paths",
 ]
 
@@ -48,15 +63,26 @@ HEADS: dict[str, type[Head]] = {
 
 
 def make_head(name: str, **params: Any) -> Head:
-    """An unfitted head by its name on the command line, such as ``make_head("logreg", C=0.1)``.
+    """An unfitted head by its name on the command line.
+
+    Args:
+        name: ``bn-mlp``, ``mlp``, ``logreg``, ``svm``, ``ridge`` or ``knn``.
+        **params: its settings, such as ``C=0.1`` or ``dropout=0.8``; they are checked when it is fitted.
+
+    Returns:
+        a :class:`Head`.
 
     Raises:
-        TrainingError: no such head, or a parameter that it does not have.
+        SettingError: no such head, or a setting that it does not have; it names the nearest.
+
+    Example:
+        >>> from featx.heads import make_head
+        >>> make_head("logreg", C=0.1)
+        LogisticHead(C=0.1)
     """
-    if name not in HEADS:
-        raise TrainingError(f"unknown head {name!r}; expected one of {', '.join(HEADS)}")
+    require_choice("head", name, HEADS)
     known = HEADS[name]._get_param_names()
     for parameter in params:
         if parameter not in known:
-            raise TrainingError(f"the {name} head has no {parameter!r}; it takes {', '.join(known)}")
+            raise unknown_setting(parameter, known, f"the {name} head")
     return HEADS[name](**params)

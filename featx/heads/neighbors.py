@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
-from featx.heads._base import Head, Progress, is_lazy
+from featx._internal.progress import Progress
+from featx.heads.base import Head, OnEpoch, is_lazy
+from featx.heads.settings import Constraint, Number, Whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 class KNNHead(Head):
-    """Votes of the nearest training rows, weighted by ``exp(cosine / temperature)`` (Wu et al. 2018).
+    """Votes of the nearest training rows by cosine similarity, weighted by ``exp(cosine / temperature)``.
 
     Args:
-        n_neighbors: how many rows vote; at most as many as there are.
-        temperature: the smaller, the more the nearest count.
-        input: what becomes of maps: ``flat``, ``avg`` or ``max``.
-        random_state: unused; heads take it alike.
+        n_neighbors (int, default 20): number of rows that vote; at most as many as there are.
+        temperature (float, default 0.07): the smaller, the more the nearest count.
+        input (``flat``, ``avg`` or ``max``, default ``avg``): what becomes of maps.
+        random_state (int or None, default 0): unused; heads take it alike.
 
     Attributes:
+        classes_: the labels, sorted, ``(classes,)``.
         rows_: float32 ``(n, d)``, the training rows, of length 1.
-        labels_: int64 ``(n,)``, their classes' numbers.
+        labels_: int64 ``(n,)``, numbers of their classes.
+        n_features_in_ (int): ``d``, columns of ``X`` once it is flat or pooled.
+        feature_shape_: shape of one row of ``X`` as given, ``(d,)`` or ``(h, w, c)``.
+
+    References:
+        Z. Wu, Y. Xiong, S. Yu & D. Lin (2018), "Unsupervised feature learning via non-parametric instance
+        discrimination", CVPR.
+
+    Example:
+        >>> import numpy as np
+        >>> from featx.heads import KNNHead
+        >>> X = np.array([[-1.0, -1.0], [-2.0, -1.0], [-3.0, -2.0], [1.0, 1.0], [2.0, 1.0], [3.0, 2.0]])
+        >>> y = np.array([1, 1, 1, 2, 2, 2])
+        >>> head = KNNHead(n_neighbors=3).fit(X, y)
+        >>> head.predict([[-0.8, -1.0]])
+        array([1])
     """
 
+    constraints: ClassVar[Mapping[str, Constraint]] = {
+        **Head.constraints,
+        "n_neighbors": Whole(1),
+        "temperature": Number(0, above=True),
+    }
     _learned = ("rows_", "labels_")
 
     def __init__(
@@ -50,13 +74,15 @@ class KNNHead(Head):
         validation_data: Any = None,
         progress: Progress | None = None,
         groups: Any = None,
+        on_epoch: OnEpoch | None = None,
     ) -> Self:
-        """Keep the rows of ``X``, ``(n, d)`` or ``(n, h, w, c)``, and their labels ``y``; of each group the first."""
-        if self.n_neighbors < 1 or not self.temperature > 0:
-            raise ValueError(
-                f"n_neighbors must be at least 1 and temperature positive. Got {self.n_neighbors!r} and "
-                f"{self.temperature!r} instead."
-            )
+        """Keep the rows of ``X``, ``(n, d)`` or ``(n, h, w, c)``, and their labels ``y``; of each group the first.
+
+        Raises:
+            SettingError: a setting is not what it may be.
+            TrainingError: rows that cannot be trained on.
+        """
+        self.check_settings()
         if groups is not None:  # else the views of one picture would outvote all others
             first = np.sort(np.unique(groups, return_index=True)[1])
             X, y = X[first], np.asarray(y)[first]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featx._files import write_whole
+from featx._internal.files import write_whole
+from featx._internal.progress import Progress
 from featx.classifier import Classifier
-from featx.errors import ModelError
-from featx.extraction import Progress
+from featx.errors import SettingError
 from featx.reporting.findings import Findings as Findings
 from featx.reporting.findings import find as find
 from featx.reporting.inspection import write_page as write_page
@@ -15,18 +15,18 @@ from featx.reporting.page import rendered
 
 
 def report(
-    classifier_or_folder: Classifier | str | Path,
+    classifier: Classifier | str | Path,
     out: str | Path,
     *,
     source: str | Path | None = None,
     cache_dir: str | Path = "cache",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write a page about a classifier, which needs no other file and asks for none.
 
     Args:
-        classifier_or_folder: a classifier, or the folder of a saved one.
+        classifier: a classifier, or the folder of a saved one.
         out: the file to write, ``.html``; one that is there is replaced.
         source: a feature file or a data set to measure on; by default what the classifier was fitted on.
         cache_dir: where feature files are kept.
@@ -37,33 +37,30 @@ def report(
         the file written.
 
     Raises:
-        ModelError: ``out`` is not named ``.html``, or the folder is no classifier.
+        SettingError: ``out`` is not named ``.html``.
+        ModelError: the folder is no classifier.
         TrainingError: there are no labelled rows to measure on.
     """
-    path, _ = written(classifier_or_folder, out, source=source, cache_dir=cache_dir, weights=weights, progress=progress)
+    path, _ = written(classifier, out, source=source, cache_dir=cache_dir, weights=weights, progress=progress)
     return path
 
 
 def written(
-    classifier_or_folder: Classifier | str | Path,
+    classifier: Classifier | str | Path,
     out: str | Path,
     *,
     source: str | Path | None = None,
     cache_dir: str | Path = "cache",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, Findings]:
     """:func:`report`, which also gives what was found."""
     out = Path(out)
     if out.suffix.lower() != ".html":  # beside a classifier, other files could carry code, and it would be refused
-        raise ModelError(f"{out}: a report is a page; give an --out that ends in .html")
-    folder = None if isinstance(classifier_or_folder, Classifier) else Path(classifier_or_folder)
-    classifier = (
-        classifier_or_folder
-        if isinstance(classifier_or_folder, Classifier)
-        else Classifier.load(classifier_or_folder, weights)
-    )
-    features = classifier.features(source, cache_dir=cache_dir, progress=progress)
+        raise SettingError(f"{out}: a report is a page; give an `out` that ends in .html", "out")
+    folder = None if isinstance(classifier, Classifier) else Path(classifier)
+    classifier = Classifier.of(classifier, weights)
+    features = classifier.features_of(source, cache_dir=cache_dir, progress=progress)
     findings = find(classifier, features, folder, progress)
     page = rendered(findings, classifier, features, progress)
     out.parent.mkdir(parents=True, exist_ok=True)

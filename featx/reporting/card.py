@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from featx._internal import text
 from featx.reporting.findings import Findings
 
 FEW = 20  # pictures of a class below which its own figures say little
@@ -103,4 +104,4 @@ def _limits(findings: Findings) -> list[str]:
 
 def percent(share: float) -> str:
     """A share as a person reads it, which no line break tears apart."""
-    return f"{100 * share:.1f}{NO_BREAK}%"
+    return text.percent(share, NO_BREAK)

@@ -7,21 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featx._internal.options import option_of
 from featx.backbones import SCRATCH
 from featx.cache import Features
-from featx.classifier import TAIL, Classifier, head_name
+from featx.classifier import Classifier, Fitting, head_name
 
-OPTIONS = {
-    "n_neighbors": "--neighbors",
-    "random_state": "--seed",
-    **{name: f"--{name}" for name in ("input", "C", "hidden", "dropout", "epochs", "patience", "mixup", "layers")},
-    **{n: "--" + n.replace("_", "-") for n in ("learning_rate", "batch_size", "weight_decay", "label_smoothing")},
-}
-TAIL_OPTIONS = {
-    name: OPTIONS.get(name, f"--{name}")
-    for name in ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "label_smoothing", "batch_size")
-    + ("epochs", "patience", "keep", "random_state")
-}
+# Parameters that `featx fit` has an option for, and those of `featx finetune` besides the head's
+PARAMETERS = (
+    *("input", "C", "n_neighbors", "hidden", "layers", "dropout", "learning_rate", "batch_size", "epochs", "patience"),
+    *("mixup", "weight_decay", "label_smoothing", "random_state"),
+)
+TAIL_PARAMETERS = (
+    *("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "label_smoothing", "batch_size", "epochs"),
+    *("patience", "keep", "random_state"),
+)
+OPTIONS = {name: option_of(name) for name in PARAMETERS}
+TAIL_OPTIONS = {name: option_of(name) for name in TAIL_PARAMETERS}
 USUAL_VALIDATION = 0.2
 USUAL_FOLDS = 5
 
@@ -42,7 +43,7 @@ def steps_of(classifier: Classifier, trained_on: Features | None, folder: str) -
         trained_on: the features that it was fitted on, if they are still there.
         folder: where it is to be saved.
     """
-    if head_name(classifier.head) == TAIL:
+    if classifier.head.has_tail:
         return _finetuning(classifier, trained_on, folder)
     extract = ["featx", "extract", _dataset(trained_on), *_recipe_options(classifier.recipe), *_views(trained_on)]
     usual = type(classifier.head)()
@@ -53,38 +54,38 @@ def steps_of(classifier: Classifier, trained_on: Features | None, folder: str) -
 
 def _fitting(classifier: Classifier, usual: Any) -> list[str]:
     """`featx fit`, or `featx cv` for what was cross-validated."""
-    report, head = classifier.report, classifier.head
+    record, head = classifier.fitting, classifier.head
     given = _given(head, usual, OPTIONS)
-    words = [str(report.get("features", "FEATURES")), "--head", head_name(head)]
-    if "folds" in report:
+    words = [record.features_path or "FEATURES", "--head", head_name(head)]
+    if record.folds is not None:
         given = {option: value for option, value in given.items() if option in ("--C", "--input", "--seed")}
         words = ["featx", "cv", *words]
-        words += [] if report["folds"] == USUAL_FOLDS else ["--folds", str(report["folds"])]
+        words += [] if record.folds == USUAL_FOLDS else ["--folds", str(record.folds)]
     else:
-        words = ["featx", "fit", *words, *_validation(report)]
+        words = ["featx", "fit", *words, *_validation(record)]
     words += ["--calibrate"] if classifier.temperature != 1 else []
     return words + _flat(given)
 
 
 def _finetuning(classifier: Classifier, trained_on: Features | None, folder: str) -> tuple[list[Step], list[str]]:
     head: Any = classifier.head
-    report, division = classifier.report, head.division
+    record, division = classifier.fitting, head.division
     words = ["featx", "finetune", _dataset(trained_on)]
     if division["backbone"] in SCRATCH:
         words += ["--from-scratch", division["backbone"]]
     else:
         words += ["--backbone", division["backbone"], "--weights", head.weights, "--preprocess", division["preprocess"]]
-        words += ["--unfreeze", str(report.get("unfreeze", "auto")), "--layer", division["end"]]
+        words += ["--unfreeze", record.unfreeze or "auto", "--layer", division["end"]]
     words += ["--size", str(division["size"])]
     words += ["--resize", classifier.recipe.resize] if classifier.recipe.resize != "stretch" else []
-    words += ["--live-augment"] if report.get("live_augment") else []
+    words += ["--live-augment"] if record.live_augment else []
     words += ["--head", head.head] if head.head != "logreg" else []
     words += _flat(_given(head, type(head)(division), TAIL_OPTIONS))
     settings = {OPTIONS[name]: str(value) for name, value in (head.head_params or {}).items() if name in OPTIONS}
     settings.pop("--epochs", None)  # of the head alone, for which the tail's own option is meant otherwise
     words += [*_flat(settings), *_views(trained_on), "--out", folder]
     notes = ["How pictures were varied while training (--flip, --zoom, ...) is not kept with a classifier."]
-    return [Step("Fine-tune", shlex.join(words))], notes if report.get("live_augment") else []
+    return [Step("Fine-tune", shlex.join(words))], notes if record.live_augment else []
 
 
 def _flat(given: dict[str, str]) -> list[str]:
@@ -105,7 +106,7 @@ def _recipe_options(recipe: Any) -> list[str]:
     usual = asdict(type(recipe)())
     words = []
     for name, value in asdict(recipe).items():
-        option = "--seed" if name == "random_state" else "--" + name.replace("_", "-")
+        option = option_of(name)
         if value == usual[name] or (name == "dtype" and recipe.backbone == "pixels"):
             continue
         words += [option] if value is True else [option, str(value)]
@@ -117,18 +118,17 @@ def _views(features: Features | None) -> list[str]:
     if features is None or not features.augmentation:
         return []
     words = ["--views", str(int(features.views.max()) + 1)]
-    for name in ("flip", "zoom", "rotate", "shift", "brightness"):
-        value = features.augmentation.get(name)
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)] if value else []
-    seed = features.augmentation.get("random_state", 0)
-    return words + (["--seed", str(seed)] if seed else [])
+    for name in ("flip", "zoom", "rotate", "shift", "brightness", "random_state"):
+        option, value = option_of(name), features.augmentation.get(name)
+        words += [option] if value is True else [option, str(value)] if value else []
+    return words
 
 
-def _validation(report: dict[str, Any]) -> list[str]:
+def _validation(record: Fitting) -> list[str]:
     """The share held out, where it was drawn and was not the usual one, as nearly as the numbers tell."""
-    if not report.get("refitted") or not report.get("train_rows"):
+    if not record.refitted or not record.train_rows:
         return []
-    share = report["validation_rows"] / report["train_rows"]
+    share = record.validation_rows / record.train_rows
     return [] if abs(share - USUAL_VALIDATION) < 0.04 else ["--validation", f"{share:.2f}"]
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from featx.classifier import Bin
 from featx.reporting.embedding import Plot
-from featx.reporting.findings import Bin
-from featx.selection import Shots
+from featx.selection.few_shot import Shots
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 408.0, 16.0, 226.0  # of the axes, in a drawing of 420 x 270
 SCATTER = (640.0, 440.0)

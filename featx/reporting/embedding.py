@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from featx.cache import Features
+from featx.rows import pooled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,23 +42,16 @@ def plots_of(features: Features, rows: NDArray[np.int64], random_state: int = 0)
     places = np.arange(len(rows))
     if len(rows) > POINTS:
         places = np.sort(np.random.default_rng(random_state).choice(len(rows), POINTS, replace=False))
-    X = _averaged(features, rows[places])
+    X = pooled(features, rows[places], "avg")
     sample = f" A random sample of {POINTS:,} of {len(rows):,} pictures." if len(rows) > POINTS else ""
     points, note = _pca(X, random_state)
     plots = [Plot("PCA", note + sample, places.tolist(), _pairs(points))]
     if importlib.util.find_spec("umap") and len(X) >= UMAP_ROWS:
         umap: Any = importlib.import_module("umap")
-        found = umap.UMAP(random_state=random_state, n_jobs=1).fit_transform(X)
+        found = umap.UMAP(n_neighbors=min(15, len(X) - 1), random_state=random_state, n_jobs=1).fit_transform(X)
         note = "UMAP (McInnes et al. 2018): who is near to whom is meant, distances between groups are not."
         plots.append(Plot("UMAP", note + sample, places.tolist(), _pairs(found)))
     return plots
-
-
-def _averaged(features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """One vector a picture, maps averaged over height and width, block by block."""
-    blocks = [X.mean(axis=(1, 2)) if X.ndim == 4 else X for _, X in features.blocks(rows)]
-    found: NDArray[np.float32] = np.concatenate(blocks)
-    return found
 
 
 def _pca(X: NDArray[np.float32], random_state: int) -> tuple[NDArray[Any], str]:

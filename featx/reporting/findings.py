@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx._internal.intervals import wilson_interval
+from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.classifier import Classifier, Measured
-from featx.evaluation import Evaluation, wilson_interval
-from featx.extraction import Progress
+from featx.classifier import Bin, Classifier, Evaluation, Measured, calibration_bins
 from featx.reporting.embedding import Plot, plots_of
 from featx.reporting.learning import Learning, learning_of
 from featx.reporting.provenance import Provenance, provenance_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
-BINS = 15  # as `featx.evaluation.calibration_error` has them
 PAIRS_SHOWN = 12
 EXAMPLES = 4  # best and worst pictures of a class
 
@@ -46,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Confusion:
     """Pictures of the class ``true`` taken for ``predicted``: places in ``Findings.rows``, the surest mistake first."""
 
     true: int
@@ -67,17 +66,6 @@ class OfClass:
     f1: float
     best: tuple[int, ...]
     worst: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Pictures predicted with a probability between ``low`` and ``high``: how many, how sure, how often right."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,7 @@ class Findings:
     evaluation: Evaluation
     majority: tuple[str, float]
     rows: list[Row]
-    pairs: list[Pair]
+    pairs: list[Confusion]
     classes: list[OfClass]
     held_out: float | None
     bins: list[Bin]
@@ -119,7 +107,7 @@ def find(
     Args:
         classifier: to be measured.
         features: rows made by its spec.
-        folder: where it was loaded from, if it was: there the history of a training lies.
+        folder: where it was loaded from, if it was, as the commands that make it again name it.
         progress: called with what is going on, how much is done, and of how much.
     """
     measured = classifier.measured(features)
@@ -129,11 +117,11 @@ def find(
         evaluation=measured.evaluation,
         majority=majority_of(measured),
         rows=rows,
-        pairs=pairs_of(rows),
+        pairs=confusions_of(rows),
         classes=classes_of(rows, measured.evaluation),
-        held_out=classifier.report.get("validation_accuracy"),
-        bins=bins_of(measured.y, measured.probabilities),
-        learning=learning_of(classifier, features, folder, progress),
+        held_out=classifier.fitting.validation_accuracy,
+        bins=calibration_bins(measured.y, measured.probabilities),
+        learning=learning_of(classifier, features, progress),
         plots=plots_of(features, measured.rows),
         provenance=provenance_of(classifier, features, folder, measured.evaluation.split),
     )
@@ -153,14 +141,14 @@ def majority_of(measured: Measured) -> tuple[str, float]:
     return measured.evaluation.class_names[best], float(counts[best] / counts.sum())
 
 
-def pairs_of(rows: list[Row]) -> list[Pair]:
+def confusions_of(rows: list[Row]) -> list[Confusion]:
     """Which classes were taken for which, the most frequent first, among equals that of the smaller class."""
     support = np.bincount([row.true for row in rows])
     found: dict[tuple[int, int], list[int]] = {}
     for place in sorted(range(len(rows)), key=lambda i: -rows[i].probability):
         if not rows[place].right:
             found.setdefault((rows[place].true, rows[place].predicted), []).append(place)
-    pairs = [Pair(*key, int(support[key[0]]), tuple(places)) for key, places in found.items()]
+    pairs = [Confusion(*key, int(support[key[0]]), tuple(places)) for key, places in found.items()]
     return sorted(pairs, key=lambda pair: (-len(pair.rows), pair.of, pair.true, pair.predicted))
 
 
@@ -187,14 +175,3 @@ def classes_of(rows: list[Row], evaluation: Evaluation) -> list[OfClass]:
             )
         )
     return classes
-
-
-def bins_of(y: NDArray[Any], probabilities: NDArray[Any]) -> list[Bin]:
-    """How often predictions of about the same probability are right; bins that hold none are left out."""
-    confidence, right = probabilities.max(axis=1), np.argmax(probabilities, axis=1) == y
-    number = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return [
-        Bin(n / BINS, (n + 1) / BINS, int(m.sum()), float(confidence[m].mean()), float(right[m].mean()))
-        for n in range(BINS)
-        if (m := number == n).any()
-    ]

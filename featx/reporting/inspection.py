@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featx._files import write_whole
-from featx.errors import DatasetError, PictureError
-from featx.images import Picture, decode, quiet_pillow, read_file
-from featx.inspecting import Inspection
-from featx.pipeline import in_threads
+from featx._internal.files import write_whole
+from featx._internal.parallel import in_threads
+from featx.errors import PictureError, SettingError
+from featx.inspection import Inspection
+from featx.pictures import Picture, decode, quiet_pillow, read_file
 from featx.reporting.page import environment
 from featx.reporting.pictures import DRAFT_SIDES, LARGE, Thumb, uri
 
@@ -28,11 +28,11 @@ def write_page(found: Inspection, out: str | Path) -> Path:
     """Write what an inspection found as one self-contained page, with thumbnails of the pictures in trouble.
 
     Raises:
-        DatasetError: ``out`` is not named ``.html``.
+        SettingError: ``out`` is not named ``.html``.
     """
     out = Path(out)
     if out.suffix.lower() != ".html":
-        raise DatasetError(f"{out}: an inspection is a page; give an --out that ends in .html")
+        raise SettingError(f"{out}: an inspection is a page; give an `out` that ends in .html", "out")
     sections = sections_of(found)
     paths = {path for _, _, cards, _ in sections for card in cards for path, _ in card.pictures}
     page = environment().get_template("inspection.html.j2").render(
@@ -87,7 +87,9 @@ def _members(pictures: list[Picture]) -> tuple[tuple[str, str], ...]:
 def _thumbs(root: Path, paths: list[str]) -> dict[str, Thumb]:
     found: dict[str, Thumb] = {}
     with quiet_pillow():
-        for path, image in in_threads(paths, lambda path: decode(read_file(root / path), enough=DRAFT_SIDES * LARGE)):
+        for path, image in in_threads(
+            paths, lambda path: decode(read_file(root / path), draft_side=DRAFT_SIDES * LARGE)
+        ):
             lost = isinstance(image, PictureError)
             found[path] = Thumb(problem=str(image)) if lost else Thumb(large=uri(image, LARGE))  # type: ignore[arg-type]
     return found

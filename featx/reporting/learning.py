@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from featx._internal.progress import Progress
 from featx.cache import Features
-from featx.classifier import TAIL, Classifier, head_name
+from featx.classifier import Classifier
 from featx.errors import TrainingError
-from featx.extraction import Progress
-from featx.selection import Shots, few_shot
+from featx.selection.few_shot import Shots, few_shot
 
 SHOTS = (1, 2, 5, 10, 20, 50, None)
 REPEATS = 3
 LARGEST = 20_000  # rows for which the curve of pictures a class is still quick
 COST = 2e8  # rows x columns x classes: about a minute
 BYTES = 2**30  # of the feature file, which is read for each of its points
-EPOCH_HEADS = ("bn-mlp", "mlp", TAIL)
 
 
 @dataclass(frozen=True)
@@ -43,33 +40,17 @@ class Learning:
         return list(zip(*self.history.values(), strict=False))
 
 
-def learning_of(
-    classifier: Classifier, features: Features, folder: Path | None, progress: Progress | None = None
-) -> Learning:
+def learning_of(classifier: Classifier, features: Features, progress: Progress | None = None) -> Learning:
     """The curves of a classifier on the features that it was fitted on."""
     shots, note = _shots(classifier, features, progress)
-    return Learning(history_of(classifier, folder), shots, note)
-
-
-def history_of(classifier: Classifier, folder: Path | None) -> dict[str, list[float]]:
-    """The history of the training, from the head if it was just trained, else from where it was saved."""
-    history = getattr(classifier.head, "history_", None) or classifier.report.get("history")
-    if history or folder is None or not (folder / "history.csv").is_file():
-        return dict(history or {})
-    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    names = [name for name in (lines[0] if lines else {}) if name != "epoch"]
-    try:
-        return {name: [float(line[name]) for line in lines] for name in names}
-    except (ValueError, TypeError, KeyError):
-        return {}  # a file that anybody may have changed; no digest covers it
+    return Learning(classifier.fitting.history, shots, note)
 
 
 def _shots(classifier: Classifier, features: Features, progress: Progress | None) -> tuple[list[Shots], str]:
     why = _why_not(classifier, features)
     if why:
         return [], f"Accuracy by the number of training pictures was not measured: {why}."
-    head, of_epochs = classifier.head, head_name(classifier.head) in EPOCH_HEADS
+    head, of_epochs = classifier.head, classifier.head.trains_in_epochs
     most = max(np.bincount(features.y[np.isin(features.ids, classifier.train_ids)]).tolist())
     shots = [number for number in SHOTS if number is None or number < most]
     try:
@@ -84,7 +65,7 @@ def _why_not(classifier: Classifier, features: Features) -> str:
     """Why the curve would not be quick or not make sense; empty if it would."""
     if not np.isin(features.ids, classifier.train_ids).any():
         return "these features do not hold the pictures that it was trained on"
-    if head_name(classifier.head) == TAIL:
+    if classifier.head.has_tail:
         return "layers of the network were trained, which takes long"
     shape: tuple[int, ...] = features.shape[1:]
     flat = len(shape) == 3 and classifier.head.input == "flat"

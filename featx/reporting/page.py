@@ -9,12 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.classifier import Classifier
-from featx.extraction import Progress
 from featx.reporting import drawing
 from featx.reporting.card import NO_BREAK, card_of, headline, percent
-from featx.reporting.findings import PAIRS_SHOWN, Findings, Pair
+from featx.reporting.findings import PAIRS_SHOWN, Confusion, Findings
 from featx.reporting.learning import measures_of
 from featx.reporting.pictures import SMALL, Thumb, thumbs_of
 
@@ -133,7 +133,7 @@ def _matrix(counts: list[list[int]]) -> list[list[tuple[int, int]]]:
     return [[(count, round(100 * count / max(1, sum(row)))) for count in row] for row in counts]
 
 
-def _pictured(findings: Findings, pair: Pair, thumbs: dict[int, Thumb]) -> tuple[Pair, list[Any]]:
+def _pictured(findings: Findings, pair: Confusion, thumbs: dict[int, Thumb]) -> tuple[Confusion, list[Any]]:
     return pair, _figures(findings, pair.rows[:PAIR_PICTURES], thumbs)
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from featx._internal.hashing import content_id
+from featx._internal.parallel import in_threads
+from featx._internal.progress import Progress
 from featx.cache import Features
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
-from featx.extraction import Progress
-from featx.images import content_id, decode, quiet_pillow, read_file
-from featx.maps import activation_maps, overlay
-from featx.pipeline import in_threads
+from featx.explanation import activation_maps, overlay
+from featx.pictures import decode, quiet_pillow, read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

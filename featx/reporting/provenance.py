@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from featx import __version__
+from featx._internal.version import featx_version
 from featx.cache import Features, load_features
-from featx.classifier import TAIL, Classifier, head_name
+from featx.classifier import Classifier, head_name
 from featx.errors import CacheError
 from featx.reporting.commands import Step, steps_of
 
@@ -52,12 +52,12 @@ def provenance_of(classifier: Classifier, features: Features, folder: Path | Non
     trained_on = _trained_on(classifier, features)
     steps, notes = steps_of(classifier, trained_on, str(folder or "MODEL"))
     measured = ["featx", "evaluate", str(folder or "MODEL")]
-    if features.path.resolve() != Path(classifier.report.get("features", "")).resolve():
+    if features.path.resolve() != Path(classifier.fitting.features_path).resolve():
         measured.append(str(features.path))
     measured += ["--split", split] if split != "unseen" else []
     steps.append(Step("Measure it", shlex.join(measured)))
     spec = classifier.spec
-    tail = head_name(classifier.head) == TAIL
+    tail = classifier.head.has_tail
     network = getattr(classifier.head, "division", {}).get("backbone") if tail else spec["backbone"]
     summary = (
         f"{network}, its last layers trained too" if tail else f"the {head_name(classifier.head)} head on {network}"
@@ -67,7 +67,7 @@ def provenance_of(classifier: Classifier, features: Features, folder: Path | Non
 
 def _trained_on(classifier: Classifier, features: Features) -> Features | None:
     """The features it was fitted on, if they are still there."""
-    path = Path(classifier.report.get("features", ""))
+    path = Path(classifier.fitting.features_path)
     if features.path.resolve() == path:
         return features
     try:
@@ -78,13 +78,13 @@ def _trained_on(classifier: Classifier, features: Features) -> Features | None:
 
 def _training(classifier: Classifier, features: Features | None) -> list[str]:
     """How many pictures it was trained on, of which data set, and how many of each class if that can still be seen."""
-    report = classifier.report
-    lines = [f"{len(classifier.train_ids):,} pictures of the data set {report.get('dataset') or 'that has no name'}."]
-    if report.get("train_views"):
-        lines.append(f"To these were added {report['train_views']:,} variations of them (views).")
+    record = classifier.fitting
+    lines = [f"{len(classifier.train_ids):,} pictures of the data set {record.dataset or 'that has no name'}."]
+    if record.train_views:
+        lines.append(f"To these were added {record.train_views:,} variations of them (views).")
     if features is None:
         return [*lines, "The features that it was fitted on are gone, so that its classes cannot be counted."]
-    rows = np.isin(features.ids, classifier.train_ids) & (features.views == 0) & (features.y >= 0)
+    rows = np.isin(features.ids, classifier.train_ids) & features.pictures & (features.y >= 0)
     counts = np.bincount(features.y[rows], minlength=len(features.class_names)).tolist()
     most = sorted(zip(features.class_names, counts, strict=True), key=lambda pair: -pair[1])
     if len(most) > CLASSES_NAMED:
@@ -93,15 +93,15 @@ def _training(classifier: Classifier, features: Features | None) -> list[str]:
 
 
 def _tables(classifier: Classifier, features: Features) -> list[tuple[str, list[tuple[str, str]]]]:
-    report = {k: v for k, v in classifier.report.items() if k not in ("history", "params") and v is not None}
+    record = {k: v for k, v in classifier.fitting.to_json().items() if k not in ("history", "params") and v is not None}
     params = {k: v for k, v in classifier.head.get_params(deep=False).items() if v is not None}
     made = {"features made by": f"featx {features.featx_version}", "decoder": features.decoded_by}
-    made |= {"this page made by": f"featx {__version__}", "on": date.today().isoformat(), **_versions()}
+    made |= {"this page made by": f"featx {featx_version()}", "on": date.today().isoformat(), **_versions()}
     return [
         ("Spec: what decides the features", _shown(classifier.spec)),
         ("Recipe: how to make them", _shown({k: v for k, v in asdict(classifier.recipe).items() if v is not None})),
         (f"Head: {head_name(classifier.head)}", _shown({**params, "temperature": classifier.temperature})),
-        ("Fitting", _shown(report)),
+        ("Fitting", _shown(record)),
         ("Versions", _shown(made)),
     ]
 

@@ -1,42 +1,40 @@
-"""The application: the page, what it asks, and what anybody may ask by HTTP."""
+"""The application: the page, the API that the page uses, and its description."""
 
 from __future__ import annotations
 
 import asyncio
-import io
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from PIL import Image
 from starlette.exceptions import HTTPException
 
-from featx import __version__
+from featx._internal.choices import Method
+from featx._internal.version import featx_version
 from featx.classifier import Classifier
 from featx.errors import FileReadError, PictureError, TrainingError
-from featx.explanation import smaller
-from featx.images import decode, quiet_pillow
-from featx.maps import overlay
-from featx.serving.guard import LOOPBACK, Guard
-from featx.serving.uploads import Door, Place, uploaded
-from featx.serving.worker import MapOf, Worker
+from featx.explanation import overlay, shrink, to_png
+from featx.pictures import decode, quiet_pillow
+from featx.serving.address import LOOPBACK
+from featx.serving.guard import Guard
+from featx.serving.limits import MAX_BYTES, MAX_PARALLEL, MEMORY_BYTES, Capacity, Reservation
+from featx.serving.predictor import MapRequest, Predictor
+from featx.serving.uploads import read_upload
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_BYTES = 20 * 10**6
-MAX_PARALLEL = 64
-BYTES_HELD = 256 * 2**20  # of bodies, by all requests together
-DRAWERS = 2  # pictures that are drawn on at the same time: each may be large
+DRAWINGS = 2  # at the same time: each picture may be large
 PAGE = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -51,7 +49,13 @@ PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": _PICTURE}
 
 @dataclass(frozen=True)
 class Answer:
-    """What the classifier says of a picture."""
+    """Prediction of a picture.
+
+    Attributes:
+        label, probability: the most probable class, and its probability.
+        probabilities: probability by class name.
+        seconds: time that the request took.
+    """
 
     label: str
     probability: float
@@ -61,7 +65,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class About:
-    """Which classifier this is. ``no_maps`` says why there are no maps, and is empty if there are."""
+    """Description of the classifier.
+
+    Attributes:
+        class_names: names of the classes.
+        spec: everything that decides the features' values.
+        head: name of the head.
+        validation_accuracy: accuracy on the rows held out; None if there were none.
+        validation_rows, train_rows: number of rows held out, and trained on.
+        no_maps: reason why there are no activation maps; empty if there are.
+        max_bytes: bytes that the body of a request may have.
+        featx_version: version that serves it.
+    """
 
     class_names: list[str]
     spec: dict[str, Any]
@@ -81,112 +96,124 @@ def make_app(
     max_parallel: int = MAX_PARALLEL,
     hosts: Collection[str] | None = LOOPBACK,
 ) -> FastAPI:
-    """An application that answers by a classifier; its network is built and warmed up here already.
+    """Application that answers by a classifier; its network is built and warmed up here already.
 
     Args:
-        classifier: what answers.
-        max_bytes: of the body of a request.
-        max_parallel: requests with a picture at the same time; who comes on top is asked to come again.
+        classifier: the classifier.
+        max_bytes: bytes that the body of a request may have.
+        max_parallel: requests with a picture at the same time; any more are asked to come again.
         hosts: names that the server goes by, or None for any.
     """
-    worker = Worker(classifier)
+    predictor = Predictor(classifier)
+    capacity = Capacity(max_parallel, max(MEMORY_BYTES, 2 * max_bytes))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with quiet_pillow(classifier.recipe.max_pixels), worker:
+        """Life of the predictor's thread."""
+        with quiet_pillow(classifier.recipe.max_pixels), predictor:
             yield
 
-    app = FastAPI(title="featx", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="featx", version=featx_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, hosts=hosts)
     for kind in (HTTPException, RequestValidationError, PictureError, TrainingError):
         app.add_exception_handler(kind, _refused)
     _add_page(app)
-    _add_description(app, worker, max_bytes)
-    _add_questions(app, worker, max_bytes, Door(max_parallel, max(BYTES_HELD, 2 * max_bytes)))
+    _add_description(app, predictor, max_bytes)
+    _add_predictions(app, predictor, capacity, max_bytes)
+    _add_explanations(app, predictor, capacity, max_bytes)
     return app
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
-    """Any error as one line of JSON."""
-    status, said, headers = 422, str(error), None
+    """Error as one line of JSON."""
     if isinstance(error, HTTPException):
-        status, said, headers = error.status_code, error.detail, error.headers
-    elif isinstance(error, RequestValidationError):
-        said = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
-    elif isinstance(error, FileReadError):  # no memory to decode it, just now
-        status, headers = 503, {"Retry-After": "5"}
-    return JSONResponse({"error": said}, status, headers)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    if isinstance(error, RequestValidationError):
+        problems = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
+        return JSONResponse({"error": problems}, 422)
+    if isinstance(error, FileReadError):  # no memory to decode it, just now
+        return JSONResponse({"error": str(error)}, 503, {"Retry-After": "5"})
+    return JSONResponse({"error": str(error)}, 422)
 
 
 def _add_page(app: FastAPI) -> None:
     for path, (name, kind) in PAGE.items():
-        app.add_route(path, _always(files("featx.serving").joinpath(name).read_bytes(), kind), include_in_schema=False)
+        content = files("featx.serving").joinpath(name).read_bytes()
+        app.add_route(path, _constant(content, kind), include_in_schema=False)
 
 
-def _always(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+def _constant(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    """Route that answers every request with the same file."""
+
     async def answer(_request: Request) -> Response:
+        """The file."""
         return Response(content, media_type=kind)
 
     return answer
 
 
-def _add_description(app: FastAPI, worker: Worker, max_bytes: int) -> None:
-    classifier, report = worker.classifier, worker.classifier.report
+def _add_description(app: FastAPI, predictor: Predictor, max_bytes: int) -> None:
+    classifier = predictor.classifier
+    record = classifier.fitting
     about = About(
         class_names=classifier.class_names,
         spec=classifier.spec,
-        head=str(report.get("head", "")),
-        validation_accuracy=report.get("validation_accuracy"),
-        validation_rows=report.get("validation_rows", 0),
-        train_rows=report.get("train_rows", 0),
-        no_maps=worker.no_maps,
+        head=record.head,
+        validation_accuracy=record.validation_accuracy,
+        validation_rows=record.validation_rows,
+        train_rows=record.train_rows,
+        no_maps=predictor.no_maps,
         max_bytes=max_bytes,
-        featx_version=__version__,
+        featx_version=featx_version(),
     )
 
     @app.get("/about")
     async def describe() -> About:
-        """Which classifier this is."""
+        """Description of the classifier."""
         return about
 
     @app.get("/health")
     async def health(response: Response) -> dict[str, bool]:
         """Whether pictures are answered."""
-        response.status_code = 200 if worker.alive else 503
-        return {"ok": worker.alive}
+        response.status_code = 200 if predictor.alive else 503
+        return {"ok": predictor.alive}
 
 
-def _add_questions(app: FastAPI, worker: Worker, max_bytes: int, door: Door) -> None:
-    classifier, drawers = worker.classifier, anyio.CapacityLimiter(DRAWERS)
-
+def _add_predictions(app: FastAPI, predictor: Predictor, capacity: Capacity, max_bytes: int) -> None:
     @app.post("/predict", openapi_extra=UPLOAD)
     async def predict(request: Request) -> Answer:
         """The most probable class of a picture, and the probability of each."""
         started = time.perf_counter()
-        with Place(door) as place:
-            picture = await uploaded(request, place, max_bytes)
-            found = (await asyncio.wrap_future(worker.look(picture))).prediction
-        return Answer(found.label, found.probability, found.probabilities, time.perf_counter() - started)
+        with Reservation(capacity) as reservation:
+            picture = await read_upload(request, reservation, max_bytes)
+            answered = await asyncio.wrap_future(predictor.submit(picture))
+        prediction = answered.prediction
+        seconds = time.perf_counter() - started
+        return Answer(prediction.label, prediction.probability, prediction.probabilities, seconds)
+
+
+def _add_explanations(app: FastAPI, predictor: Predictor, capacity: Capacity, max_bytes: int) -> None:
+    classifier = predictor.classifier
+    drawings = anyio.CapacityLimiter(DRAWINGS)
 
     @app.post("/explain", openapi_extra=UPLOAD, responses=PNG, response_class=Response)
     async def explain(
         request: Request,
         class_name: Annotated[str | None, Query(alias="class")] = None,
-        method: Literal["cam", "gradcam"] | None = None,
+        method: Method | None = None,
     ) -> Response:
         """The picture under the map of a class (by default the predicted one): which places speak for it."""
-        with Place(door) as place:
-            picture = await uploaded(request, place, max_bytes)
+        with Reservation(capacity) as reservation:
+            picture = await read_upload(request, reservation, max_bytes)
             if class_name is not None and class_name not in classifier.class_names:
                 raise HTTPException(422, f"the classifier knows no class {class_name[:100]!r}; /about lists them")
-            seen = await asyncio.wrap_future(worker.look(picture, MapOf(class_name, method)))
-            png = await anyio.to_thread.run_sync(_drawn, classifier, picture, seen.map, limiter=drawers)
+            answered = await asyncio.wrap_future(predictor.submit(picture, MapRequest(class_name, method)))
+            draw = functools.partial(_draw, classifier, picture, answered.activation_map)
+            png = await anyio.to_thread.run_sync(draw, limiter=drawings)
         return Response(png, media_type="image/png")
 
 
-def _drawn(classifier: Classifier, picture: bytes, map: NDArray[np.float32]) -> bytes:
-    """A PNG of the picture under a map."""
-    image = smaller(decode(picture, classifier.recipe.max_pixels))
-    png = io.BytesIO()
-    Image.fromarray(overlay(image, map, classifier.spec["size"], classifier.recipe.resize)).save(png, "PNG")
-    return png.getvalue()
+def _draw(classifier: Classifier, picture: bytes, activation_map: NDArray[np.float32]) -> bytes:
+    """PNG file of a picture under an activation map."""
+    image = shrink(decode(picture, classifier.recipe.max_pixels))
+    return to_png(overlay(image, activation_map, classifier.spec["size"], classifier.recipe.resize))

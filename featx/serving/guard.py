@@ -1,4 +1,4 @@
-"""What holds for every request and every answer: names of hosts, headers, and that no error shows more than a line."""
+"""Rules of every request and every answer: names of hosts, headers, and no error that shows more than a line."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")  # IPv6 addresses have colons of their own
 
 
 class Guard:
-    """An application around the application.
+    """Application around the application.
 
-    Args:
-        app: what is guarded.
-        hosts: names that the server may be called by, or None for any. A page from elsewhere can make a name of its own
-            point here (DNS rebinding), and would then be asked as if it came from here.
+    Attributes:
+        app: the application that is guarded.
+        hosts: names that the server may be called by, or None for any. Else a page from elsewhere, whose name is made
+            to point here (DNS rebinding), could ask as if it came from here.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
-        self.app, self.hosts = app, hosts
+        self.app = app
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -49,21 +49,23 @@ class Guard:
             return await self.app(scope, receive, send)
         started = False
 
-        async def with_headers(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
+            """Send a part of an answer, with our headers if it is the first."""
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        async def refuse(status: int, why: str) -> None:
-            await JSONResponse({"error": why}, status)(scope, receive, with_headers)
+        async def refuse(status: int, reason: str) -> None:
+            """Send an error instead of an answer."""
+            await JSONResponse({"error": reason}, status)(scope, receive, send_with_headers)
 
         if not self._is_known(Headers(scope=scope).get("host", "")):
             return await refuse(400, "this server does not go by that name; open it as localhost or 127.0.0.1")
         try:
-            await self.app(scope, receive, with_headers)
-        except ClientDisconnect:  # nobody is there to be answered
+            await self.app(scope, receive, send_with_headers)
+        except ClientDisconnect:  # nobody waits for an answer
             pass
         except Exception as error:  # a bug, or no memory: the server goes on
             logger.warning("a request failed: %s: %s", type(error).__name__, one_line(error))
@@ -73,5 +75,5 @@ class Guard:
     def _is_known(self, host: str) -> bool:
         if self.hosts is None:
             return True
-        found = HOST.fullmatch(host.lower())
-        return found is not None and found[1] in self.hosts
+        match = HOST.fullmatch(host.lower())
+        return match is not None and match[1] in self.hosts

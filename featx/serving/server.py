@@ -1,115 +1,77 @@
-"""The server: an address of its own, and an end by Ctrl-C."""
+"""The server: from a classifier to a page that can be opened, until somebody ends it."""
 
 from __future__ import annotations
 
-import errno
-import ipaddress
+import importlib.util
 import logging
-import socket
 from collections.abc import Callable
-
-import uvicorn
+from pathlib import Path
 
 from featx.classifier import Classifier
-from featx.errors import ServingError
-from featx.serving.app import MAX_BYTES, make_app
-from featx.serving.guard import LOOPBACK
+from featx.errors import ServingError, SettingError
+from featx.serving.address import LOOPBACK, bound_socket, is_loopback, url_of
+from featx.serving.limits import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 
-KEPT_ALIVE = 75  # seconds: longer than clients keep a connection, which else is closed as they ask by it again
-CONNECTIONS = 1000  # at once; the rest is turned away before it is listened to
+EXTRA = ("fastapi", "uvicorn", "python_multipart")
+MAX_PORT = 65535
+
+
+def _silent(_url: str) -> None:
+    """Nothing is said of the address."""
 
 
 def serve(
-    classifier: Classifier,
+    classifier: Classifier | str | Path,
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
     max_bytes: int = MAX_BYTES,
-    ready: Callable[[str], None] = lambda _url: None,
+    ready: Callable[[str], None] = _silent,
 ) -> None:
-    """Serve a classifier until somebody presses Ctrl-C.
+    """Serve a classifier, as a page and an API over HTTP, until somebody presses Ctrl-C.
 
     Args:
-        classifier: what answers.
-        host: where to listen; others than this machine can only reach addresses that do not begin with 127.
-        port: 0 takes one that is free.
-        max_bytes: of the body of a request.
-        ready: called with the page's address once it can be opened.
+        classifier: a classifier, or the folder of a saved one.
+        host: address to listen at. Other machines cannot reach the default; with another there is a warning, because
+            there is no password and no encryption.
+        port: TCP port, 0 to 65535; 0 takes a free one.
+        max_bytes: bytes that the body of a request may have; larger uploads are refused.
+        ready: called with the URL of the page as soon as it can be opened.
 
     Raises:
-        ServingError: the address cannot be had.
+        SettingError: a setting out of its range.
+        ServingError: an address that cannot be had, or an extra that is not installed: ``pip install '.[serve]'``.
+        ModelError: the folder is no classifier.
+        SpecMismatchError: the network can no longer be built as it was.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> classifier = featx.fit(features, "logreg")
+        >>> featx.serve(classifier, port=0, ready=print)  # doctest: +SKIP
+        http://127.0.0.1:41235/
+
+        It is skipped, where examples are tested, because a server does not return.
     """
-    listener = _listener(host, port)  # first: building a network for an address that is taken would be time lost
-    with listener:
-        local = _is_local(listener)
+    if not 0 <= port <= MAX_PORT:
+        raise SettingError(f"`port` must be from 0 to {MAX_PORT}, got {port}", "port")
+    if max_bytes < 1:
+        raise SettingError(f"`max_bytes` must be at least 1, got {max_bytes}", "max_bytes")
+    _require_extra()
+    from featx.serving.app import make_app
+    from featx.serving.uvicorn_server import run_until_interrupted
+
+    classifier = Classifier.of(classifier)
+    with bound_socket(host, port) as listener:  # first: to build a network for an address in use would be time lost
+        local = is_loopback(listener)
         if not local:
             logger.warning("whoever can reach %s may use the classifier: there is no password and no encryption", host)
-        hosts = {*LOOPBACK, host.lower()} if local else None
-        config = uvicorn.Config(
-            make_app(classifier, max_bytes=max_bytes, hosts=hosts),
-            access_log=False,
-            log_config=None,
-            log_level=logging.CRITICAL,  # what goes wrong with a request is said by the guard, in a line
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=KEPT_ALIVE,
-            timeout_graceful_shutdown=0,
-            server_header=False,
-        )
-        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the client hears of it
-        server = _Server(config, lambda: ready(_url(listener)))
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the server has ended") from None
+        app = make_app(classifier, max_bytes=max_bytes, hosts={*LOOPBACK, host.lower()} if local else None)
+        run_until_interrupted(app, listener, lambda: ready(url_of(listener)))
 
 
-class _Server(uvicorn.Server):
-    """A server that says when it can be reached."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
-        await super().startup(sockets)
-        self._ready()
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not listening yet."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, UnicodeError):  # UnicodeError: no name can be written like that
-        raise ServingError(f"--host {host}: there is no such address") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise ServingError(f"{host}, port {port} {_why_not(error)}") from None
-    return listener
-
-
-def _why_not(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "is in use; give another --port, or --port 0 for one that is free"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "is not this machine's address; give another --host"
-    return f"cannot be had: {(error.strerror or str(error)).lower()}; give another --port or --host"
-
-
-def _is_local(listener: socket.socket) -> bool:
-    """Whether only programs on this machine can reach it."""
-    return ipaddress.ip_address(listener.getsockname()[0].split("%")[0]).is_loopback
-
-
-def _url(listener: socket.socket) -> str:
-    name, port = listener.getsockname()[:2]
-    address = ipaddress.ip_address(name.split("%")[0])
-    if address.is_unspecified:  # all addresses: from here, the loopback's is one of them
-        name = "127.0.0.1" if address.version == 4 else "::1"
-    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+def _require_extra() -> None:
+    if not all(importlib.util.find_spec(package) for package in EXTRA):
+        raise ServingError("serving needs FastAPI and Uvicorn: pip install '.[serve]'")

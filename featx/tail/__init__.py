@@ -1,7 +1,7 @@
 """Training more than a head: the tail of a network and the head on it, together."""
 
 from featx.tail.checkpoints import Checkpoints
-from featx.tail.course import OnEpoch
-from featx.tail.head import OPTIMIZERS, SCHEDULES, TailHead
+from featx.tail.head import EPOCHS, KEPT, Start, TailHead
+from featx.tail.optimizers import OPTIMIZERS, SCHEDULES
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Checkpoints", "OnEpoch", "TailHead"]
+__all__ = ["EPOCHS", "KEPT", "OPTIMIZERS", "SCHEDULES", "Checkpoints", "Start", "TailHead"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx._internal.parallel import in_threads
 from featx.errors import PictureError, TrainingError
-from featx.pipeline import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 BATCHES_AHEAD = 4  # are read, or wait
 
 
+def of_epoch(X: Any, number: int) -> Any:
+    """Rows as they are in an epoch: anew if they have ``of_epoch``, else always the same."""
+    return X.of_epoch(number) if hasattr(X, "of_epoch") else X
+
+
 def read_ahead(X: Any, batches: Sequence[Any]) -> Iterator[NDArray[np.float32]]:
-    """``X[batch]`` of each of the batches, which are numbers of rows, as float32 and in order.
+    """Rows ``X[batch]`` of each of the batches, which are numbers of rows, as float32 and in order.
 
     Raises:
         TrainingError: a picture that can no longer be read.
@@ -30,7 +35,7 @@ def read_ahead(X: Any, batches: Sequence[Any]) -> Iterator[NDArray[np.float32]]:
 
 
 def in_batches(model: Any, X: Any, batch_size: int) -> Iterator[NDArray[np.float32]]:
-    """What a Keras model gives for the rows of ``X``, by batches; the last is filled up: nothing is compiled anew."""
+    """Output of a Keras model for the rows of ``X``, by batches; the last is filled up: nothing is compiled anew."""
     starts = range(0, len(X), batch_size)
     for rows in read_ahead(X, [np.arange(start, min(start + batch_size, len(X))) for start in starts]):
         whole = np.zeros((batch_size, *rows.shape[1:]), np.float32)

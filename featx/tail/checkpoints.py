@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featx._files import history_csv, sync, write_whole
+from featx._internal.files import remove_unfinished, replacing, write_whole
+from featx._internal.history import history_csv
 from featx.errors import TrainingError
+from featx.heads import TrainingRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,51 +27,42 @@ LISTS = ("variables", "optimizer", "best_weights")
 
 
 @dataclass
-class State:
-    """Where a training is.
+class State(TrainingRecord):
+    """Where a training is, and all that is needed to go on from there.
 
     Attributes:
-        epoch: how many are done.
-        history: a list a measure, a value an epoch.
-        seconds: of training in each epoch.
         start: validation loss and accuracy before the first epoch; None if there were none.
-        best, best_epoch: validation accuracy and negative loss of the best epoch, and its number.
-        variables, optimizer: all values of the model (seeds too) and of its optimizer.
-        best_weights: of the best epoch.
+        variables: all values of the model, seeds too.
+        optimizer: all values of its optimizer.
     """
 
-    epoch: int = 0
-    history: dict[str, list[float]] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
     start: tuple[float, float] | None = None
-    best: tuple[float, float] = (-1.0, 0.0)
-    best_epoch: int = 0
     variables: list[NDArray[Any]] = field(default_factory=list)
     optimizer: list[NDArray[Any]] = field(default_factory=list)
-    best_weights: list[NDArray[Any]] = field(default_factory=list)
 
 
 class Checkpoints:
-    """A folder with the newest state of one training, and its history as CSV, a line an epoch.
+    """A folder with the newest state of one training, and its history as CSV, a line per epoch.
 
     Args:
-        folder: made when first needed.
-        settings: JSON values that decide the training's course: a state of other settings is not gone on from.
+        folder: folder to write, made when first needed.
+        settings: JSON values that decide how training goes: a state of other settings is not gone on from.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         self._settings = json.loads(json.dumps(settings))
-        self._saved_at, self._epoch = time.monotonic(), 0
+        self._saved_at = time.monotonic()
+        self._epoch = 0
 
     def said(self) -> str:
-        """How much is kept, in words."""
+        """Words for how much is kept."""
         if not self._epoch:
             return "nothing is kept yet"
         return f"epochs 1 to {self._epoch} are kept in {self.folder}"
 
     def newest(self) -> State | None:
-        """The state to go on from; None if there is none of these settings."""
+        """State to go on from; None if there is none of these settings."""
         try:
             with (self.folder / CHECKPOINT).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 about = json.loads(str(stored["about"]))
@@ -103,21 +95,18 @@ class Checkpoints:
         about = {name: getattr(state, name) for name in names}
         about |= {"settings": self._settings, "counts": {name: len(values) for name, values in lists.items()}}
         arrays = {f"{name}_{i}": value for name, values in lists.items() for i, value in enumerate(values)}
-        unfinished = self.folder / f".{CHECKPOINT}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            remove_unfinished(self.folder / CHECKPOINT)
+            with replacing(self.folder / CHECKPOINT) as unfinished, unfinished.open("wb") as file:
                 np.savez(file, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
-            sync(unfinished)
-            os.replace(unfinished, self.folder / CHECKPOINT)
-            sync(self.folder)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise TrainingError(
                 f"{self.folder} cannot hold a checkpoint: {(error.strerror or str(error)).lower()}. What it held "
-                "before is kept. Free some space or give another --out, and run the same command again"
+                "before is kept. Free some space, or choose a folder elsewhere, and run the same command again"
             ) from error
-        self._saved_at, self._epoch = time.monotonic(), state.epoch
+        self._saved_at = time.monotonic()
+        self._epoch = state.epoch
 
     def log(self, history: dict[str, list[float]]) -> None:
         """Write the history of the epochs so far."""

@@ -1,0 +1,144 @@
+"""Activation maps: which places of a picture speak for a class, from its cached features and the head alone.
+
+The last map of a network is what the head sees, so nothing before it has to be computed. For a linear head the class
+activation map of Zhou et al. (2016) is exact: coefficients times features, summed over channels; its sum over all
+places is the class's score, but for a constant. For any head with a gradient there is Grad-CAM (Selvaraju et al. 2017):
+channels weighted by the mean of the score's gradient, what speaks against the class left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from featx._internal.choices import Method
+from featx.errors import SettingError, require_choice
+from featx.heads import Head
+from featx.pictures import square_on
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+METHODS: tuple[str, ...] = get_args(Method)
+BLOCK_BYTES = 4 * 2**20  # of gradients that are held at once
+FOR, AGAINST = (214, 39, 40), (31, 119, 180)  # red and blue
+STRENGTH = 0.75  # how much of the picture the strongest evidence covers
+
+
+def activation_maps(
+    head: Head, X: NDArray[np.floating[Any]], classes: NDArray[np.int64], method: str | None = None
+) -> NDArray[np.float32]:
+    """Maps of how much each place speaks for a class.
+
+    Args:
+        head: fitted, with a gradient: any but knn.
+        X: ``(n, h, w, c)``, maps of float16 or float32; for a head with a tail, what its trunk gave.
+        classes: int ``(n,)``, the number of the class that each map is of.
+        method: ``cam``, for linear heads, or ``gradcam``; by default ``cam`` where it can be had.
+
+    Returns:
+        float32 ``(n, h, w)``, in units of the score (logit): of ``cam`` positive for and negative against the class,
+        relative to features of zero; of ``gradcam`` never negative.
+
+    Raises:
+        SettingError: an unknown method, or ``cam`` of a head that is not linear.
+        TrainingError: features without places, or a head without a gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> from featx.explanation import activation_maps
+        >>> from featx.heads import LogisticHead
+        >>> X = np.zeros((6, 3, 3, 2), np.float32)
+        >>> X[:3, 0, 0, 0] = X[3:, 2, 2, 1] = 9.0
+        >>> head = LogisticHead(C=1.0).fit(X, np.array([0, 0, 0, 1, 1, 1]))
+        >>> activation_maps(head, X[:1], np.array([0]))[0].round(1)
+        array([[1.1, 0. , 0. ],
+               [0. , 0. , 0. ],
+               [0. , 0. , 0. ]], dtype=float32)
+    """
+    if method is not None:
+        require_choice("method", method, METHODS)
+    maps = head.maps(X)
+    scores = head.scores(maps.shape[1:])
+    method = method or ("cam" if scores.linear else "gradcam")
+    if method == "cam" and not scores.linear:
+        raise SettingError('only linear heads have an exact map; `method="gradcam"` explains this one', "method")
+    evidence = np.empty(maps.shape[:3], np.float32)
+    step = max(1, BLOCK_BYTES // (4 * int(np.prod(maps.shape[1:]))))
+    for start in range(0, len(maps), step):
+        block, numbers = maps[start : start + step].astype(np.float32), classes[start : start + step]
+        if method == "gradcam":
+            weighted = block.reshape(len(block), -1, block.shape[-1]) @ scores.mean_gradient(block, numbers)[:, :, None]
+            evidence[start : start + step] = np.maximum(weighted, 0).reshape(block.shape[:3])
+        else:
+            evidence[start : start + step] = np.einsum("nhwc,nhwc->nhw", block, scores.gradient(block, numbers))
+    return evidence
+
+
+def on_picture(
+    evidence: NDArray[np.float32], height: int, width: int, size: int, resize: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A map laid on the picture it is of, bilinear, resizing and padding undone.
+
+    Args:
+        evidence: the map, ``(h, w)``.
+        height, width: of the picture as decoded.
+        size, resize: how it was made the network's input; see :func:`featx.pictures.resize`.
+
+    Returns:
+        float32 ``(height, width)``, and where the network saw the picture at all, bool ``(height, width)``.
+    """
+    left, top, right, bottom = square_on(height, width, size, resize)
+    rows, seen_rows = _weights(evidence.shape[0], height, top, bottom)
+    columns, seen_columns = _weights(evidence.shape[1], width, left, right)
+    laid: NDArray[np.float32] = (rows @ evidence @ columns.T).astype(np.float32)
+    seen: NDArray[np.bool_] = seen_rows[:, None] & seen_columns
+    return np.where(seen, laid, 0).astype(np.float32), seen
+
+
+def _weights(cells: int, pixels: int, first: float, last: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Weight of each cell of a map at each pixel, ``(pixels, cells)``, and which pixels lie inside."""
+    at = (np.arange(pixels) + 0.5 - first) / (last - first)
+    place = np.clip(at * cells - 0.5, 0, cells - 1)
+    lower = np.minimum(place.astype(int), max(cells - 2, 0))
+    share = place - lower
+    weights = np.zeros((pixels, cells))
+    weights[np.arange(pixels), lower] = 1 - share
+    if cells > 1:
+        weights[np.arange(pixels), lower + 1] += share
+    return weights, (at >= 0) & (at <= 1)
+
+
+def overlay(
+    image: NDArray[np.uint8], evidence: NDArray[np.float32], size: int, resize: str, most: float | None = None
+) -> NDArray[np.uint8]:
+    """A picture with a map over it: red speaks for the class, blue against it; what the network did not see is gray.
+
+    Args:
+        image: ``uint8 (h, w, 3)`` RGB, as decoded.
+        evidence: the map, float32 ``(mh, mw)``.
+        size, resize: how the picture was made the network's input.
+        most: the value shown at full strength; by default the map's largest, in either direction.
+
+    Returns:
+        ``uint8 (h, w, 3)``.
+    """
+    laid, seen = on_picture(evidence, image.shape[0], image.shape[1], size, resize)
+    most = most or float(np.abs(evidence).max()) or 1.0
+    strength = np.clip(np.abs(laid) / most, 0, 1)[..., None] * STRENGTH
+    colour = np.where((laid > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))
+    gray = image.mean(axis=2, keepdims=True)
+    # The picture in pale gray under the evidence, so that its own colours are not taken for it
+    under = np.where(seen[..., None], 0.5 * image + 0.3 * gray + 51, 0.5 * gray + 100)
+    blended: NDArray[np.uint8] = np.rint(np.clip(under * (1 - strength) + colour * strength, 0, 255)).astype(np.uint8)
+    return blended
+
+
+def colour_bar(height: int, signed: bool) -> NDArray[np.uint8]:
+    """Colours from the strongest evidence down to none, or to that against, ``uint8 (height, 16, 3)``."""
+    value = np.linspace(1, -1 if signed else 0, height, dtype=np.float32)[:, None]
+    strength = np.abs(value)[..., None] * STRENGTH
+    colour = np.where((value > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))
+    column = 200 * (1 - strength) + colour * strength
+    return np.repeat(np.rint(column).astype(np.uint8), 16, axis=1)

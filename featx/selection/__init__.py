@@ -1,0 +1,1 @@
+"""Settings chosen on training rows: cross-validation over whole paths, few-shot curves, and sweeps."""

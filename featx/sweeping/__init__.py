@@ -1,7 +1,0 @@
-"""The sweep: a search for the hyperparameters of the heads that Keras trains, on features that were cached once."""
-
-from featx.sweeping.result import Sweep, Trial
-from featx.sweeping.search import PRUNERS, sweep
-from featx.sweeping.space import SWEPT_HEADS, search_space
-
-__all__ = ["PRUNERS", "SWEPT_HEADS", "Sweep", "Trial", "search_space", "sweep"]
