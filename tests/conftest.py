@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("FEATX_ENGINE", "keras")  # what Keras computes is patched and counted; others have their tests
+pytest.register_assert_rewrite(*(file.stem for file in Path(__file__).parent.glob("shared_*.py")))
 SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
