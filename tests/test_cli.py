@@ -735,16 +735,6 @@ def test_batch_size_is_what_the_trunk_gets(made: Made, own: tuple[str, ...], cou
     assert counted == [16, 16, 4, 4]
 
 
-@pytest.fixture
-def eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training without compiling, which takes longer than a few steps on a few rows."""
-    from featx._internal.keras import load_keras
-
-    model = load_keras().Model
-    compiled = model.compile
-    monkeypatch.setattr(model, "compile", lambda self, **options: compiled(self, **options, run_eagerly=True))
-
-
 def about(model: str) -> dict[str, Any]:
     """What a classifier's folder says of it."""
     found: dict[str, Any] = json.loads(Path(model, "classifier.json").read_text(encoding="utf-8"))
