@@ -25,7 +25,7 @@ FONT_SIZE = 14
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """What is drawn of a picture besides its pixels.
+    """Everything that a figure shows besides the picture.
 
     Attributes:
         activation_map: float32 ``(h, w)``.
