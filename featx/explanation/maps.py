@@ -53,7 +53,7 @@ def activation_maps(
         >>> X[:3, 0, 0, 0] = X[3:, 2, 2, 1] = 9.0
         >>> head = LogisticHead(C=1.0).fit(X, np.array([0, 0, 0, 1, 1, 1]))
         >>> activation_maps(head, X[:1], np.array([0]))[0].round(1)
-        array([[1.1, 0. , 0. ],
+        array([[0.9, 0. , 0. ],
                [0. , 0. , 0. ],
                [0. , 0. , 0. ]], dtype=float32)
     """
