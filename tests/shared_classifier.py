@@ -62,7 +62,7 @@ def ridge(stripes: Stripes) -> Classifier:
     return featx.fit(stripes.features, "ridge")
 
 
-def _with(features: featx.Features, **columns: Any) -> featx.Features:
+def with_columns(features: featx.Features, **columns: Any) -> featx.Features:
     """The same features with other columns."""
     other = copy.copy(features)
     for name, value in columns.items():
@@ -70,7 +70,7 @@ def _with(features: featx.Features, **columns: Any) -> featx.Features:
     return other
 
 
-def _splits(features: featx.Features, test: str, validation: int = 0) -> Any:
+def marked(features: featx.Features, test: str, validation: int = 0) -> Any:
     """Splits with another name for the test rows, and some train rows of each class as validation rows."""
     splits = features.splits.copy()
     splits[splits == "test"] = test
@@ -80,6 +80,6 @@ def _splits(features: featx.Features, test: str, validation: int = 0) -> Any:
     return splits
 
 
-def _copy(stripes: Stripes, tmp_path: Path) -> Path:
+def copied(stripes: Stripes, tmp_path: Path) -> Path:
     """The data set again, for tests that change it."""
     return Path(shutil.copytree(stripes.root, tmp_path / "copy"))

@@ -230,7 +230,7 @@ FIELDS: dict[str, dict[str, type]] = {
 }
 
 
-def _has(result: dict[str, Any], fields: dict[str, type]) -> None:
+def require_fields(result: dict[str, Any], fields: dict[str, type]) -> None:
     assert set(fields) <= set(result)
     assert {name: type(result[name]) for name in fields} == fields
 

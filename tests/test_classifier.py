@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared_classifier import CLASSES, PARAMS, Stripes, _copy, _splits, _with
+from shared_classifier import CLASSES, PARAMS, Stripes, copied, marked, with_columns
 
 import featx
 from featx.classifier import Classifier
@@ -89,7 +89,7 @@ def test_drawn_validation_rows_train_in_the_end(fitted: dict[str, Classifier], h
 
 @pytest.mark.parametrize("head", PARAMS)
 def test_given_validation_rows_never_train(stripes: Stripes, head: str) -> None:
-    features = _with(stripes.features, splits=_splits(stripes.features, "test", validation=3))
+    features = with_columns(stripes.features, splits=marked(stripes.features, "test", validation=3))
     model = featx.fit(features, head, **PARAMS[head])
     assert (model.fitting.train_rows, model.fitting.validation_rows) == (27, 9)
     assert not set(model.train_ids) & set(model.validation_ids)
@@ -171,13 +171,13 @@ def test_copies_of_test_pictures_do_not_train(stripes: Stripes, caplog: pytest.L
     ids = stripes.features.ids.copy()
     train, test = (np.flatnonzero(stripes.features.splits == split) for split in ("train", "test"))
     ids[train[:2]] = ids[test[:2]]
-    model = featx.fit(_with(stripes.features, ids=ids), "ridge")
+    model = featx.fit(with_columns(stripes.features, ids=ids), "ridge")
     assert (model.fitting.train_rows, model.fitting.left_out) == (34, 2)
     assert "2 pictures are also among the validation or test pictures, and are used only there" in caplog.text
 
 
 def test_one_class_is_not_enough(stripes: Stripes) -> None:
-    features = _with(stripes.features, class_names=["lying"], y=np.zeros(len(stripes.features), np.int32))
+    features = with_columns(stripes.features, class_names=["lying"], y=np.zeros(len(stripes.features), np.int32))
     with pytest.raises(TrainingError, match=r"one class only \(lying\); a classifier needs two or more"):
         featx.fit(features, "ridge")
 
@@ -187,18 +187,18 @@ def test_a_class_that_only_the_test_split_has_is_named(stripes: Stripes) -> None
     y = stripes.features.y.copy()
     y[np.flatnonzero(stripes.features.splits == "test")[0]] = 3
     with pytest.raises(TrainingError, match="class 'upright' has no picture to train on"):
-        featx.fit(_with(stripes.features, class_names=names, y=y), "ridge")
+        featx.fit(with_columns(stripes.features, class_names=names, y=y), "ridge")
 
 
 def test_an_empty_class_folder_is_no_class(stripes: Stripes, tmp_path: Path) -> None:
-    root = _copy(stripes, tmp_path)
+    root = copied(stripes, tmp_path)
     (root / "train/zigzag").mkdir()
     features = stripes.extract(root)
     assert featx.fit(features, "ridge").class_names == CLASSES
 
 
 def test_a_class_of_unreadable_pictures_is_named(stripes: Stripes, tmp_path: Path) -> None:
-    root = _copy(stripes, tmp_path)
+    root = copied(stripes, tmp_path)
     (root / "train/zigzag").mkdir()
     (root / "train/zigzag/000.png").write_text("not a picture")
     with pytest.raises(TrainingError, match="class 'zigzag' has no picture to train on .* unreadable"):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from shared_classifier import CLASSES, PARAMS, Stripes, _copy, _splits, _with
+from shared_classifier import CLASSES, PARAMS, Stripes, copied, marked, with_columns
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 import featx
@@ -29,7 +29,7 @@ pytest_plugins = ["shared_classifier"]
 def _only(features: featx.Features, split: str) -> featx.Features:
     """Only rows of one split keep their labels, and no row a split."""
     y = np.where(features.splits == split, features.y, -1)
-    return _with(features, y=y, splits=np.full(len(features), "", object))
+    return with_columns(features, y=y, splits=np.full(len(features), "", object))
 
 
 # ----------------------------------------------------------------------------------------------------------- evaluation
@@ -70,25 +70,25 @@ def test_a_wilson_interval_by_hand() -> None:
 
 
 def test_an_unknown_class_is_named(stripes: Stripes, ridge: Classifier) -> None:
-    features = _with(stripes.features, class_names=["lying", "leaning", "standing"])
+    features = with_columns(stripes.features, class_names=["lying", "leaning", "standing"])
     with pytest.raises(TrainingError, match="has the class 'leaning', which the classifier does not know; it knows ly"):
         ridge.evaluate(features)
 
 
 def test_an_unknown_class_without_rows_does_not_matter(stripes: Stripes, ridge: Classifier) -> None:
-    features = _with(stripes.features, class_names=[*CLASSES, "upright"])
+    features = with_columns(stripes.features, class_names=[*CLASSES, "upright"])
     assert ridge.evaluate(features) == ridge.evaluate(stripes.features)
 
 
 def test_classes_of_another_data_set_are_told_by_name(stripes: Stripes, fitted: dict[str, Classifier]) -> None:
     features = stripes.features
-    turned = _with(features, class_names=["extra", *CLASSES[::-1]], y=(3 - features.y).astype(np.int32))
+    turned = with_columns(features, class_names=["extra", *CLASSES[::-1]], y=(3 - features.y).astype(np.int32))
     assert fitted["logreg"].evaluate(turned) == fitted["logreg"].evaluate(features)
 
 
 def test_a_missing_class_keeps_its_place_in_the_matrix(stripes: Stripes, ridge: Classifier) -> None:
     features = stripes.features
-    found = ridge.evaluate(_with(features, y=np.where(features.y == 1, -1, features.y)))
+    found = ridge.evaluate(with_columns(features, y=np.where(features.y == 1, -1, features.y)))
     assert found.rows == 12
     assert [sum(row) for row in found.confusion_matrix] == [6, 0, 6]
     assert found.per_class["slanted"]["support"] == 0
@@ -100,7 +100,7 @@ def test_training_pictures_among_the_rows_are_counted(
 ) -> None:
     splits = stripes.features.splits.copy()
     splits[np.flatnonzero(splits == "train")[:5]] = "test"
-    found = ridge.evaluate(_with(stripes.features, splits=splits))
+    found = ridge.evaluate(with_columns(stripes.features, splits=splits))
     assert (found.rows, found.seen_in_training) == (23, 5)
     assert "5 of these 23 pictures were trained on: the figures flatter" in caplog.text
 
@@ -127,7 +127,7 @@ def test_rows_held_out_are_measured_as_before_the_second_fit(stripes: Stripes, t
     y = stripes.features.y.copy()
     train = np.flatnonzero(stripes.features.splits == "train")
     y[train] = np.random.default_rng(0).permutation(y[train])  # nothing to learn, all to remember
-    features = _only(_with(stripes.features, y=y), "train")
+    features = _only(with_columns(stripes.features, y=y), "train")
     model = featx.fit(features, head, **({"n_neighbors": 1} if head == "knn" else {}))
     assert model.fitting.refitted and (head != "knn" or model.fitting.train_accuracy == 1)
     for again in (model, Classifier.load(model.save(tmp_path / "model"))):
@@ -137,10 +137,12 @@ def test_rows_held_out_are_measured_as_before_the_second_fit(stripes: Stripes, t
 
 
 def test_the_validation_split_of_another_data_set_is_what_is_marked_so(stripes: Stripes, ridge: Classifier) -> None:
-    splits = _splits(stripes.features, "validation")
-    found = ridge.evaluate(_with(stripes.features, splits=np.where(splits == "validation", splits, "test")), "test")
+    splits = marked(stripes.features, "validation")
+    found = ridge.evaluate(
+        with_columns(stripes.features, splits=np.where(splits == "validation", splits, "test")), "test"
+    )
     assert found.rows == 36
-    features = _with(
+    features = with_columns(
         stripes.features, splits=splits, ids=np.array([f"{n:032}" for n in range(len(stripes.features))], object)
     )
     assert ridge.evaluate(features, "validation").rows == 18
@@ -153,7 +155,7 @@ def test_without_a_test_split_rows_held_out_are_measured(stripes: Stripes, fitte
 
 
 def test_without_a_test_split_unseen_rows_are_measured(stripes: Stripes, fitted: dict[str, Classifier]) -> None:
-    unmarked = _with(stripes.features, splits=np.full(len(stripes.features), "", object))
+    unmarked = with_columns(stripes.features, splits=np.full(len(stripes.features), "", object))
     for head in ("logreg", "bn-mlp"):
         found = fitted[head].evaluate(unmarked)
         assert (found.split, found.rows, found.seen_in_training) == ("unseen", 18, 0)
@@ -168,7 +170,7 @@ def test_when_every_row_was_trained_on_the_error_says_what_to_do(stripes: Stripe
 def test_what_is_left_out_of_an_evaluation_is_counted(
     stripes: Stripes, ridge: Classifier, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unmarked = _with(stripes.features, splits=np.full(len(stripes.features), "", object))
+    unmarked = with_columns(stripes.features, splits=np.full(len(stripes.features), "", object))
     found = ridge.evaluate(unmarked)
     assert (found.split, found.rows, found.left_out) == ("unseen", 18, 36)
     assert "36 pictures are left out: the classifier was trained on them" in caplog.text
@@ -180,18 +182,18 @@ def test_a_picture_in_two_classes_is_warned_of(stripes: Stripes, caplog: pytest.
     train = np.flatnonzero(stripes.features.splits == "train")
     first, other = train[0], train[-1]
     ids[other] = ids[first]
-    featx.fit(_with(stripes.features, ids=ids), "ridge")
+    featx.fit(with_columns(stripes.features, ids=ids), "ridge")
     assert "1 pictures lie in more than one class" in caplog.text
 
 
 def test_no_rows_of_a_split(stripes: Stripes, ridge: Classifier) -> None:
-    features = _with(stripes.features, splits=_splits(stripes.features, ""))
+    features = with_columns(stripes.features, splits=marked(stripes.features, ""))
     with pytest.raises(TrainingError, match="has no labelled rows of the test split. .*, or try another `split`"):
         ridge.evaluate(features, "test")
 
 
 def test_no_labels(stripes: Stripes, ridge: Classifier) -> None:
-    features = _with(stripes.features, y=np.full(len(stripes.features), -1, np.int32))
+    features = with_columns(stripes.features, y=np.full(len(stripes.features), -1, np.int32))
     with pytest.raises(TrainingError, match="has no labels to compare with; `featx predict` needs none"):
         ridge.evaluate(features)
 
@@ -223,7 +225,7 @@ def test_probabilities_of_some_rows(stripes: Stripes, ridge: Classifier) -> None
 
 def test_features_are_found_again(stripes: Stripes, ridge: Classifier, tmp_path: Path) -> None:
     assert ridge.features_of().path == stripes.features.path.resolve()
-    assert len(ridge.features_of(_copy(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
+    assert len(ridge.features_of(copied(stripes, tmp_path), cache_dir=stripes.settings["cache_dir"])) == 54
     with pytest.raises(CacheError, match="no such feature file"):
         ridge.features_of(tmp_path / "gone.h5")
 
@@ -234,7 +236,7 @@ def test_features_are_found_again(stripes: Stripes, ridge: Classifier, tmp_path:
 def test_the_doctor_skips_pictures_that_changed_or_vanished(
     stripes: Stripes, ridge: Classifier, tmp_path: Path
 ) -> None:
-    root = _copy(stripes, tmp_path)
+    root = copied(stripes, tmp_path)
     features = stripes.extract(root)
     (root / "test/lying/200.png").unlink()
     shutil.copy(root / "test/lying/202.png", root / "test/lying/201.png")
@@ -247,7 +249,7 @@ def test_the_doctor_skips_pictures_that_changed_or_vanished(
 
 
 def test_the_doctor_needs_one_picture_in_its_place(stripes: Stripes, ridge: Classifier, tmp_path: Path) -> None:
-    root = _copy(stripes, tmp_path)
+    root = copied(stripes, tmp_path)
     features = stripes.extract(root)
     shutil.rmtree(root)
     with pytest.raises(CacheError, match="no picture is as it was in .*/copy; the first, test/lying/200.png"):
@@ -260,7 +262,7 @@ def test_the_doctor_follows_a_data_set_that_moved_once_it_is_extracted_again(
     """That is the doctor's advice. Nothing is computed, but the pictures are elsewhere now."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    root = _copy(stripes, tmp_path / "a")
+    root = copied(stripes, tmp_path / "a")
     stripes.extract(root)
     features = stripes.extract(root.rename(tmp_path / "b/copy"))
     assert features.root == str(tmp_path / "b/copy")

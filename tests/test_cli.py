@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from conftest import commands, picture
-from shared_cli import EXTRACT, FEW, FIELDS, NOT_A_PICTURE, Made, _has, answer, parsed, run
+from shared_cli import EXTRACT, FEW, FIELDS, NOT_A_PICTURE, Made, answer, parsed, require_fields, run
 
 import featx
 from featx.cli import app
@@ -461,7 +461,7 @@ def test_the_demo_shows_every_step(sixty_digits: None, monkeypatch: pytest.Monke
     assert last["weights"] == "random" and last["seconds"] > 0
     assert [head["head"] for head in last["heads"]] == ["bn-mlp", "logreg", "svm"]
     for head in last["heads"]:
-        _has(head, {"head": str, "test_accuracy": float, "seconds": float, "model": str})
+        require_fields(head, {"head": str, "test_accuracy": float, "seconds": float, "model": str})
         assert answer("evaluate", head["model"])["accuracy"] == head["test_accuracy"]
     assert max(head["test_accuracy"] for head in last["heads"]) > 0.1  # of guesses, one in ten is right
     assert set(last["written"]) == {"pictures", "features", "models"}

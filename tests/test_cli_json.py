@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import commands
-from shared_cli import FIELDS, NOT_A_PICTURE, Made, _has, answer
+from shared_cli import FIELDS, NOT_A_PICTURE, Made, answer, require_fields
 
 import featx
 
@@ -73,7 +73,7 @@ ROWS: dict[str, tuple[str, dict[str, type]]] = {
 
 @pytest.mark.parametrize("words", FIELDS)
 def test_json_has_the_fields_of_the_contract(words: str, made: Made) -> None:
-    _has(answer(*made.words(words)), FIELDS[words])
+    require_fields(answer(*made.words(words)), FIELDS[words])
 
 
 @pytest.mark.parametrize("words", ROWS)
@@ -82,7 +82,7 @@ def test_json_lists_have_the_fields_of_the_contract(words: str, made: Made) -> N
     rows = answer(*made.words(words))[name]
     assert rows
     for row in rows:
-        _has(row, fields)
+        require_fields(row, fields)
 
 
 def test_every_command_but_two_is_in_the_contract() -> None:
