@@ -7,7 +7,6 @@ built from its name and parameters, the trunk from the recipe, and both are comp
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -305,12 +304,11 @@ class Classifier:
         best = int(np.argmax(probabilities))
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 
-    def save(self, folder: str | Path, done_with: str | Path | None = None) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.
 
         Args:
             folder: new, empty, or a classifier's.
-            done_with: a folder of checkpoints, which is removed then.
 
         Raises:
             ModelError: the folder exists and is something else, or cannot be written.
@@ -326,10 +324,7 @@ class Classifier:
         arrays = {f"head/{name}": value for name, value in self.head.get_state().items()}
         arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
         arrays |= {"held_out": self.held_out}
-        written = write_folder(Path(folder), about, arrays, self.fitting.history)
-        if done_with is not None:
-            shutil.rmtree(done_with, ignore_errors=True)
-        return written
+        return write_folder(Path(folder), about, arrays, self.fitting.history)
 
     @classmethod
     def of(cls, classifier: Classifier | str | Path, weights: str | Path | None = None) -> Classifier:
