@@ -25,7 +25,6 @@ from featx.pictures import (
     RESIZES,
     Picture,
     decode,
-    decoding,
     list_dataset,
     list_files,
     quiet_pillow,
@@ -146,7 +145,7 @@ def test_memory_that_runs_out_is_not_taken_for_damage(monkeypatch: pytest.Monkey
 
     data = io.BytesIO()
     picture(0, 0).save(data, "PNG")
-    monkeypatch.setattr(decoding, "_to_rgb", short)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", short)
     with pytest.raises(FileReadError, match="not enough memory"):
         decode(data.getvalue())
 
