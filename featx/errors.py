@@ -30,7 +30,16 @@ MOST_NAMED = 20  # choices that a message lists
 
 
 class FeatxError(Exception):
-    """Base of all errors that featx raises on purpose."""
+    """Base of all errors that featx raises on purpose.
+
+    Example:
+        >>> import featx
+        >>> try:
+        ...     featx.load_features("nowhere.h5")
+        ... except featx.FeatxError as error:
+        ...     print(error)
+        no such feature file: nowhere.h5
+    """
 
 
 class SettingError(FeatxError, ValueError):
@@ -38,6 +47,14 @@ class SettingError(FeatxError, ValueError):
 
     Attributes:
         setting: the argument's name; empty if it is the combination of several.
+
+    Example:
+        >>> import featx
+        >>> try:
+        ...     featx.Views(0)
+        ... except featx.SettingError as error:
+        ...     print(error.setting, "|", error)
+        views | `views` must be from 1 to 1000, got 0
     """
 
     def __init__(self, message: str, setting: str = "") -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("FEATX_ENGINE", "keras")  # what Keras computes is patched and counted; others have their tests
+pytest.register_assert_rewrite(*(file.stem for file in Path(__file__).parent.glob("shared_*.py")))
 SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
@@ -116,6 +117,16 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     for kind in (KerasTrunk, OpenVINOTrunk, PixelTrunk):
         monkeypatch.setattr(kind, "__call__", counting(kind))
     return calls
+
+
+@pytest.fixture
+def eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without compiling, which takes longer than a few steps on a few rows."""
+    from featx._internal.keras import load_keras
+
+    model = load_keras().Model
+    compiled = model.compile
+    monkeypatch.setattr(model, "compile", lambda self, **options: compiled(self, **{**options, "run_eagerly": True}))
 
 
 @contextmanager

@@ -122,8 +122,8 @@ def test_without_scripts_the_facts_are_there(browser: Any, report: Path) -> None
 
 def test_five_thousand_pictures_cost_a_point_each_and_no_more(page: Any, tmp_path: Path) -> None:
     """Pictures are drawn when asked for, by listeners that all points share, so that the page is there at once."""
-    from featx.reporting.page import page_of
-    from featx.reporting.pictures import Thumb
+    from featx.reporting.report_page import page_of
+    from featx.reporting.thumbnails import Thumbnail
 
     def uri(side: int) -> str:
         file = io.BytesIO()
@@ -132,7 +132,9 @@ def test_five_thousand_pictures_cost_a_point_each_and_no_more(page: Any, tmp_pat
 
     found, small, large = many(5000, 10), uri(48), uri(96)
     path = tmp_path / "many.html"
-    path.write_text(page_of(found, {row.number: Thumb(small, large) for row in found.rows}), encoding="utf-8")
+    path.write_text(
+        page_of(found, {picture.row: Thumbnail(small, large) for picture in found.pictures}), encoding="utf-8"
+    )
     browser = page.context.new_cdp_session(page)
     browser.send("Performance.enable")
     page.goto(path.as_uri())

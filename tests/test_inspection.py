@@ -34,7 +34,7 @@ from featx.inspection.sizes import SizeBin, sizes_of
 from featx.inspection.survey import from_png_text
 from featx.inspection.suspects import out_of_fold_probabilities, suggest_classes
 from featx.pictures import Picture
-from featx.reporting import write_page
+from featx.reporting import write_inspection
 
 ROOT = Path(featx.__file__).parents[1]
 
@@ -533,7 +533,7 @@ def test_the_page_shows_troubles_and_names_are_text(tmp_path: Path, hostile: str
     shutil.copy(tmp_path / "data" / "test" / "plain" / "0.png", tmp_path / "data" / "train" / hostile.replace("/", "_"))
     (tmp_path / "data" / "test" / "plain" / "bad.png").write_bytes(b"bad")
     found = featx.inspect(tmp_path / "data", cache_dir=tmp_path / "cache")
-    page = write_page(found, tmp_path / "page.html").read_text()
+    page = write_inspection(found, tmp_path / "page.html").read_text()
     assert 'id="leaks"' in page and 'id="copies"' in page and "bad.png" in page and 'id="suspects"' not in page
     assert page.count("data:image/webp;base64,") >= 2 and page.count("data:image/png;base64,") == 3
     assert "<script>alert" not in page and "49" not in re.findall(r"<h3>.*?</h3>", page)
@@ -543,11 +543,11 @@ def test_the_page_shows_troubles_and_names_are_text(tmp_path: Path, hostile: str
 def test_a_page_of_a_sound_data_set_and_of_gone_pictures(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     root = make_dataset(each=3)
     found = featx.inspect(root, cache_dir=tmp_path / "cache")
-    assert "Nothing wrong was found" in write_page(found, tmp_path / "page.html").read_text()
+    assert "Nothing wrong was found" in write_inspection(found, tmp_path / "page.html").read_text()
     shutil.copy(root / "lying" / "000.png", root / "standing" / "copy.png")
     found = featx.inspect(root, cache_dir=tmp_path / "cache")
     (root / "lying" / "000.png").unlink()
-    assert "no picture: cannot be read" in write_page(found, tmp_path / "page.html").read_text()
+    assert "no picture: cannot be read" in write_inspection(found, tmp_path / "page.html").read_text()
     with pytest.raises(SettingError, match="an inspection is a page; give an `out` that ends in .html") as caught:
-        write_page(found, tmp_path / "page.txt")
+        write_inspection(found, tmp_path / "page.txt")
     assert caught.value.setting == "out" and not (tmp_path / "page.txt").exists()

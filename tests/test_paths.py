@@ -114,7 +114,7 @@ def test_a_weak_penalty_on_separable_rows_is_solved_to_the_end() -> None:
     loss=st.sampled_from(sorted(PEERS)),
     order=st.permutations([1e-3, 0.1, 1e-2]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_path_is_its_single_fits(n: int, d: int, n_classes: int, seed: int, loss: str, order: list[float]) -> None:
     X, y = _data(n, d, n_classes, seed)
     folds = [rows for rows in _folds(n) if len(np.unique(y[rows])) == n_classes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -55,3 +56,8 @@ def test_the_examples_of_docstrings_run(
         doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=said.append)
     assert "".join(said) == ""
     assert any(test.examples for test in tests), "there is a prompt, but in no docstring"
+
+
+@pytest.mark.parametrize("name", [name for name in featx.__all__ if name not in ("BACKBONES", "__version__")])
+def test_every_public_name_has_an_example(name: str) -> None:
+    assert ">>> " in (inspect.getdoc(getattr(featx, name)) or "")

@@ -23,15 +23,22 @@ from featx.classifier import Measured, calibration_bins
 from featx.classifier.evaluation import measure
 from featx.cli import app
 from featx.errors import SettingError, TrainingError
-from featx.reporting import Findings, drawing, find
+from featx.reporting import Findings, drawing
 from featx.reporting.card import NO_BREAK, card_of, headline
 from featx.reporting.commands import Step
 from featx.reporting.embedding import POINTS, Plot, plots_of
-from featx.reporting.findings import Row, classes_of, confusions_of, majority_of, rows_of
+from featx.reporting.findings import (
+    MeasuredPicture,
+    classes_of,
+    confusions_of,
+    findings_of,
+    majority_of,
+    measured_pictures,
+)
 from featx.reporting.learning import Learning, learning_of
-from featx.reporting.page import page_of, wanted_of
-from featx.reporting.pictures import LARGE, SMALL, Thumb, thumbs_of
 from featx.reporting.provenance import Provenance
+from featx.reporting.report_page import page_of, shown_pictures
+from featx.reporting.thumbnails import LARGE, SMALL, Shown, Thumbnail, thumbnails_of
 from featx.selection.few_shot import Shots
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -94,13 +101,13 @@ def made_up(
     about = {"split": "test", "quarantined": 3, "seen_in_training": 0, "left_out": 0}
     numbers = np.array(y, np.int64)
     measured = Measured(measure(numbers, probabilities, names, **about), 10 + np.arange(len(y)), numbers, probabilities)
-    rows = rows_of(measured, paths or [f"{n}.jpg" for n in range(len(y))])
+    rows = measured_pictures(measured, paths or [f"{n}.jpg" for n in range(len(y))])
     points = [(float(n % 7), float(n % 5)) for n in range(len(y))]
     return Findings(
         dataset="data",
         evaluation=measured.evaluation,
         majority=majority_of(measured),
-        rows=rows,
+        pictures=rows,
         pairs=confusions_of(rows),
         classes=classes_of(rows, measured.evaluation),
         held_out=0.5,
@@ -146,12 +153,12 @@ def written(dataset: Path, backbone: str, head: str = "logreg", **params: Any) -
 
 def test_findings_of_numbers_made_by_hand(found: Findings) -> None:
     assert found.majority == ("a", 0.4)
-    assert [(p.true, p.predicted, p.of, p.rows) for p in found.pairs] == [(0, 1, 4, (3, 2)), (1, 2, 3, (6,))]
+    assert [(p.true, p.predicted, p.support, p.positions) for p in found.pairs] == [(0, 1, 4, (3, 2)), (1, 2, 3, (6,))]
     a, b, c = found.classes
     assert (a.recall, a.precision, a.best, a.worst) == (0.5, 1.0, (0, 1), (3, 2))
     assert (b.best, b.worst) == ((4, 5), (6,)) and (c.best, c.worst) == ((8, 9, 7), ())
     assert a.recall_ci95 == pytest.approx((0.1500, 0.8500), abs=1e-3)
-    assert found.rows[3] == Row(13, "3.jpg", 0, 1, pytest.approx(0.7)) and not found.rows[3].right
+    assert found.pictures[3] == MeasuredPicture(13, "3.jpg", 0, 1, pytest.approx(0.7)) and not found.pictures[3].right
 
 
 def test_bins_are_those_of_the_calibration_error(found: Findings) -> None:
@@ -182,13 +189,13 @@ def test_the_card_says_what_nobody_has_stated(found: Findings) -> None:
 
 def test_points_keep_their_proportions_and_mistakes_lie_on_top(found: Findings) -> None:
     plot = Plot("PCA", "", [0, 1, 2], [(0.0, 0.0), (10.0, 0.0), (10.0, 5.0)])
-    points = drawing.scattered(plot, [0, 0, 1], [False, True, True])
-    assert [p.place for p in points] == [1, 2, 0] and [p.hue for p in points] == [0, 1, 0]
-    x, y = zip(*([float(v) for v in re.findall(r"[\d.]+", p.d)[:2]] for p in points), strict=True)
+    points = drawing.points_of(plot, [0, 0, 1], [False, True, True])
+    assert [p.position for p in points] == [1, 2, 0] and [p.hue for p in points] == [0, 1, 0]
+    x, y = zip(*([float(v) for v in re.findall(r"[\d.]+", p.path)[:2]] for p in points), strict=True)
     assert x[0] - x[2] == pytest.approx(2 * (y[0] - y[1]), abs=0.2)
     assert len({drawing.mark_of(n) for n in range(56)}) == 56
-    one = drawing.scattered(Plot("PCA", "", [0], [(3.0, 3.0)]), [0], [True])
-    assert one[0].d.startswith("M320.0,220.0")
+    one = drawing.points_of(Plot("PCA", "", [0], [(3.0, 3.0)]), [0], [True])
+    assert one[0].path.startswith("M320.0,220.0")
 
 
 def test_curves_skip_what_is_not_a_number() -> None:
@@ -205,7 +212,7 @@ def test_plots_are_of_a_sample_of_many(monkeypatch: pytest.MonkeyPatch, tmp_path
     done = featx.extract(tmp_path / "d", backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "c")
     features = featx.load_features(done.features_path)
     (plot, *_) = plots_of(features, np.arange(8))
-    assert len(plot.places) == 5 and sorted(set(plot.places)) == plot.places
+    assert len(plot.positions) == 5 and sorted(set(plot.positions)) == plot.positions
     assert "A random sample of 5 of 8 pictures" in plot.note and "% of their variance" in plot.note
     assert plots_of(features, np.arange(8)) == plots_of(features, np.arange(8))
     assert plots_of(features, np.arange(1))[0].points == [(0.0, 0.0)]
@@ -215,7 +222,7 @@ def test_plots_are_of_a_sample_of_many(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_the_page_is_whole_and_asks_for_nothing(found: Findings) -> None:
-    text = page_of(found, {row.number: Thumb(IMAGE, IMAGE, IMAGE) for row in found.rows})
+    text = page_of(found, {picture.row: Thumbnail(IMAGE, IMAGE, IMAGE) for picture in found.pictures})
     page = Page(text)
     assert page.all("html")[0]["lang"] == "en"
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
@@ -254,9 +261,9 @@ def test_names_are_text_wherever_they_come(hostile: str, found: Findings) -> Non
     names = [hostile, "b", f"{hostile} 2"]
     paths = [f"{n}/{hostile}" for n in range(10)]
     bad = made_up(
-        [r.true for r in found.rows],
-        [r.predicted for r in found.rows],
-        [r.probability for r in found.rows],
+        [r.true for r in found.pictures],
+        [r.predicted for r in found.pictures],
+        [r.probability for r in found.pictures],
         names,
         paths,
     )
@@ -270,7 +277,7 @@ def test_names_are_text_wherever_they_come(hostile: str, found: Findings) -> Non
         plots=[replace(bad.plots[0], name=hostile, note=hostile)],
     )
     plain = Page(page_of(found, {}))
-    text = page_of(bad, {row.number: Thumb(problem=hostile) for row in bad.rows})
+    text = page_of(bad, {picture.row: Thumbnail(problem=hostile) for picture in bad.pictures})
     page = Page(text)
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
     assert len(page.scripts) == 2 and page.scripts[1] == plain.scripts[1]
@@ -295,14 +302,14 @@ def test_pages_of_few_and_many_classes(classes: int) -> None:
     assert inside.count("details") == (1 if 20 < classes <= 100 else 0)
     shown = sum(tag == "figure" for tag, _ in page.tags)
     assert 0 < shown <= 12 * 8 + 30 * 8
-    assert len(wanted_of(found).explained) <= 96
+    assert len(shown_pictures(found).explained) <= 96
 
 
 def test_five_thousand_pictures_stay_small() -> None:
     found = many(5000, 10)
     small = "data:image/webp;base64," + "A" * 1100  # of 48 pixels
     large = "data:image/webp;base64," + "A" * 3000
-    text = page_of(found, {row.number: Thumb(small, large) for row in found.rows})
+    text = page_of(found, {picture.row: Thumbnail(small, large) for picture in found.pictures})
     assert len(text.encode()) < 9e6
     assert len(json.loads(Page(text).scripts[0])["rows"]) == 5000
 
@@ -330,15 +337,15 @@ def test_thumbnails_are_small_and_missing_pictures_are_named(
     gone.unlink()
     changed.write_bytes((data / features.paths[2]).read_bytes())
     told: list[tuple[str, int, int]] = []
-    thumbs = thumbs_of(classifier, features, {0, 1, 2}, {2, 3}, {3: 0}, lambda *words: told.append(words))
+    thumbs = thumbnails_of(classifier, features, Shown({0, 1, 2}, {2, 3}, {3: 0}), lambda *words: told.append(words))
     assert thumbs[0].problem.startswith("cannot be read") and not thumbs[0].small
     assert thumbs[1].problem == "was changed since its features were extracted"
     assert thumbs[2].small.startswith("data:image/webp;base64,") and thumbs[2].large
     assert thumbs[3].large and not thumbs[3].small
-    assert thumbs[3].map.startswith("data:image/webp;base64,") and thumbs[3].map != thumbs[3].large
-    assert not thumbs[2].map
+    assert thumbs[3].overlay.startswith("data:image/webp;base64,") and thumbs[3].overlay != thumbs[3].large
+    assert not thumbs[2].overlay
     neighbours, _ = written(data, tiny_backbone, "knn")
-    assert not thumbs_of(neighbours, features, set(), {3}, {3: 0})[3].map
+    assert not thumbnails_of(neighbours, features, Shown(set(), {3}, {3: 0}))[3].overlay
     assert told[-1] == ("pictures", 4, 4)
     page = featx.report(classifier, tmp_path / "page.html").read_text()
     assert Page(page) and ("no picture: cannot be read" in page or "was changed" in page)
@@ -355,7 +362,7 @@ def test_thumbnails_of_large_pictures_fit(tmp_path: Path, tiny_backbone: str) ->
         for k in range(3):
             picture(n, k, (1500, 400)).save(tmp_path / "d" / name / f"{k}.jpg")
     classifier, _ = written(tmp_path / "d", tiny_backbone)
-    thumb = thumbs_of(classifier, classifier.features_of(), {0}, {0}, {})[0]
+    thumb = thumbnails_of(classifier, classifier.features_of(), Shown({0}, {0}, {}))[0]
     for uri, side in ((thumb.small, SMALL), (thumb.large, LARGE)):
         size = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size
         assert size == (side, pytest.approx(side * 400 / 1500, abs=1))
@@ -371,10 +378,10 @@ def test_a_report_measures_what_evaluate_measures(
     data = make_dataset(3, 4, split="test", first=50)
     classifier, folder = written(data, tiny_backbone)
     evaluation = classifier.evaluate(classifier.features_of())
-    found = find(classifier, classifier.features_of(), folder)
+    found = findings_of(classifier, classifier.features_of(), folder)
     assert found.evaluation == evaluation and evaluation.split == "test"
-    assert all(row.path.startswith("test/") for row in found.rows)
-    assert len(found.rows) == 12 and sum(row.right for row in found.rows) == round(12 * evaluation.accuracy)
+    assert all(picture.path.startswith("test/") for picture in found.pictures)
+    assert len(found.pictures) == 12 and sum(row.right for row in found.pictures) == round(12 * evaluation.accuracy)
     assert found.learning.shots[-1].shots is None and not found.learning.history
     path = featx.report(folder, folder / "report.html")
     assert Page(path.read_text(encoding="utf-8"))
@@ -389,7 +396,7 @@ def test_heads_without_a_test_split(
 ) -> None:
     params = {"epochs": 3} if head == "bn-mlp" else {}
     classifier, folder = written(make_dataset(2, 10), tiny_backbone, head, **params)
-    found = find(featx.Classifier.load(folder), classifier.features_of(), folder)
+    found = findings_of(featx.Classifier.load(folder), classifier.features_of(), folder)
     assert found.evaluation.split == "validation" and "held out when it was trained" in headline(found)[0]
     assert len(found.learning.history.get("val_loss", [])) == params.get("epochs", 0)
     assert Page(featx.report(folder, tmp_path / "page.html").read_text())
@@ -401,7 +408,7 @@ def test_a_fine_tuned_classifier_has_a_report(
     network = {"backbone": tiny_backbone, "preprocess": "rescale", "cache_dir": tmp_path / "cache"}
     tuned = featx.finetune(make_dataset(2, 8), unfreeze="last", epochs=2, **network)
     folder = tuned.save(tmp_path / "tuned")
-    found = find(featx.Classifier.load(folder), tuned.features_of(), folder)
+    found = findings_of(featx.Classifier.load(folder), tuned.features_of(), folder)
     assert len(found.learning.history["loss"]) == 2 and "layers of the network were trained" in found.learning.note
     words = shlex.split(found.provenance.steps[0].command)
     assert words[:2] == ["featx", "finetune"] and words[words.index("--unfreeze") + 1] == "last"
@@ -427,7 +434,7 @@ def test_the_commands_make_the_classifier_again(
     )  # fmt: skip
     classifier = featx.fit(done.features_path, "logreg", C=0.5, random_state=3, validation=0.3, calibrate=True)
     folder = classifier.save(tmp_path / "a model")
-    found = find(classifier, classifier.features_of(), folder)
+    found = findings_of(classifier, classifier.features_of(), folder)
     assert [step.what for step in found.provenance.steps] == ["Extract features", "Fit the head", "Measure it"]
     shutil.rmtree(folder)
     for step in found.provenance.steps:
@@ -444,7 +451,7 @@ def test_a_cross_validated_classifier_is_made_by_cv(
 ) -> None:
     done = featx.extract(make_dataset(), backbone=tiny_backbone, preprocess="rescale", cache_dir=tmp_path / "cache")
     classifier = featx.cross_validate(done.features_path, "ridge", C=[0.1], folds=3).classifier
-    step = find(classifier, classifier.features_of()).provenance.steps[1]
+    step = findings_of(classifier, classifier.features_of()).provenance.steps[1]
     assert re.search(r"featx cv \S+ --head ridge --folds 3 --C 0.1 --out MODEL", step.command)
 
 

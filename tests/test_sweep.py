@@ -59,15 +59,10 @@ def file(data: Path, tiny_backbone: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder to work in, and training without compiling, which takes longer than a few steps."""
-    from featx._internal.keras import load_keras
-
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eagerly: None) -> None:
+    """An empty folder to work in, and quick training."""
     monkeypatch.delenv("FEATX_CACHE", raising=False)
     monkeypatch.chdir(tmp_path)
-    model = load_keras().Model
-    compiled = model.compile
-    monkeypatch.setattr(model, "compile", lambda self, **options: compiled(self, **options, run_eagerly=True))
 
 
 def sweep(features: Any, head: str = "mlp", **options: Any) -> Sweep:

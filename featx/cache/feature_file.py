@@ -61,6 +61,12 @@ class Features:
     Raises:
         CacheError: no such file, or not a feature file.
         CorruptCacheError: truncated or altered.
+
+    Example:
+        >>> import featx
+        >>> features = featx.load_features(featx.extract("photos", backbone="pixels", size=16).features_path)
+        >>> len(features), features.class_names, features[:2].shape
+        (24, ['lying', 'standing'], (2, 16, 16, 3))
     """
 
     def __init__(self, path: str | Path) -> None:

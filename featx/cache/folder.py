@@ -29,7 +29,17 @@ logger = logging.getLogger(__name__)
 
 
 class CacheFolder:
-    """Finished feature files and the blocks of unfinished ones, in one folder."""
+    """Finished feature files and the blocks of unfinished ones, in one folder.
+
+    Args:
+        folder: the folder; it is made when something is written.
+
+    Example:
+        >>> import featx
+        >>> done = featx.extract("photos", backbone="pixels", size=16)
+        >>> [features.dataset for features in featx.CacheFolder("cache").iter_features()]
+        ['photos']
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

@@ -20,8 +20,10 @@ from featx.backbones import Trunk, is_model_file
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
+from featx.classifier.measured_rows import SPLITS, known_labels, rows_to_measure
 from featx.classifier.record import Fitting
-from featx.errors import CacheError, PictureError, SettingError, TrainingError, require_choice
+from featx.classifier.results import Diagnosis, Measured, Prediction
+from featx.errors import CacheError, PictureError, SettingError, require_choice
 from featx.extraction import Recipe, extract, features_of, load_file
 from featx.heads import HEADS, Head
 from featx.pictures import list_files, quiet_pillow
@@ -36,64 +38,7 @@ logger = logging.getLogger(__name__)
 File = TypeVar("File", str, bytes)  # a picture's path, or its bytes
 
 KINDS: dict[str, type[Head]] = {**HEADS, "tail": TailHead}  # of heads, as a classifier's folder calls them
-SPLITS = ("test", "validation", "train", "unseen")
 TOLERANCE = 1e-3  # of probability, between a picture's cached and its live features
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Prediction of one picture.
-
-    Attributes:
-        path: the picture, as it was named.
-        label, probability: the most probable class, and its probability.
-        all_probabilities: float32 ``(classes,)``, in the order of ``class_names``.
-    """
-
-    path: str
-    label: str
-    probability: float
-    all_probabilities: NDArray[np.float32] = field(repr=False, compare=False)
-    class_names: list[str] = field(repr=False)
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Probability by class name."""
-        return dict(zip(self.class_names, self.all_probabilities.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Evaluation of a classifier, row by row.
-
-    Attributes:
-        evaluation: measures over all rows.
-        rows: int64 ``(n,)``, numbers of the measured rows in the feature file.
-        y: int64 ``(n,)``, true classes as numbers of the classifier's ``class_names``.
-        probabilities: float32 ``(n, classes)``.
-    """
-
-    evaluation: Evaluation
-    rows: NDArray[np.int64] = field(repr=False)
-    y: NDArray[np.int64] = field(repr=False)
-    probabilities: NDArray[np.float32] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Whether predicting from pictures gives what was measured on their cached features.
-
-    Attributes:
-        max_abs_difference: the largest difference of a probability; not a number if one is not.
-        ok: whether that is below 1e-3.
-        rows: pictures compared.
-        skipped: ``(path, reason)`` of pictures that are no longer what they were.
-    """
-
-    max_abs_difference: float
-    ok: bool
-    rows: int
-    skipped: list[tuple[str, str]] = field(repr=False)
 
 
 @dataclass
@@ -213,8 +158,8 @@ class Classifier:
             require_choice("split", split, SPLITS)
         features = self.features_of(features)
         require_same_spec(features.spec, self.spec, features.path)
-        split, rows = self._rows_of(features, split)
-        y = self._known_labels(features, rows)
+        split, rows = rows_to_measure(features, split, self.train_ids, self.validation_ids)
+        y = known_labels(features, rows, self.class_names)
         if split == "validation" and len(self.held_out):
             order = np.argsort(self.validation_ids)
             places = order[np.searchsorted(self.validation_ids, features.ids[rows], sorter=order)]
@@ -359,46 +304,6 @@ class Classifier:
         """What probabilities ``(classes,)`` of one picture say."""
         best = int(np.argmax(probabilities))
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
-
-    def _rows_of(self, features: Features, split: str | None) -> tuple[str, NDArray[np.int64]]:
-        labelled = (features.y >= 0) & features.pictures
-        marked = {name: np.flatnonzero(labelled & (features.splits == name)) for name in ("test", "validation")}
-        held_out = np.flatnonzero(labelled & np.isin(features.ids, self.validation_ids))
-        trained_on = np.isin(features.ids, self.train_ids)
-        unseen = np.flatnonzero(labelled & ~trained_on)
-        if split is None and len(marked["test"]):
-            split = "test"
-        elif split is None:
-            split = "unseen" if np.setdiff1d(unseen, held_out).size else "validation"
-        rows_by_split = {
-            "test": marked["test"],
-            "validation": held_out if len(held_out) else marked["validation"],
-            "train": np.flatnonzero(labelled & trained_on),
-            "unseen": unseen,
-        }
-        if not len(rows_by_split[split]):
-            raise TrainingError(self._why_no_rows(features, split))
-        return split, rows_by_split[split]
-
-    def _why_no_rows(self, features: Features, split: str) -> str:
-        if not (features.y >= 0).any():
-            return f"{features.path} has no labels to compare with; `featx predict` needs none"
-        return (
-            f"{features.path.name} has no labelled rows of the {split} split. Evaluate on other pictures "
-            "(`featx evaluate MODEL DATASET`), or try another `split`"
-        )
-
-    def _known_labels(self, features: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """True classes as numbers of this classifier's ``class_names``."""
-        index = {name: number for number, name in enumerate(self.class_names)}
-        names = [features.class_names[label] for label in features.y[rows]]
-        unknown = sorted(set(names) - set(index))
-        if unknown:
-            raise TrainingError(
-                f"{features.path.name} has the class {unknown[0]!r}, which the classifier does not know; it knows "
-                f"{', '.join(self.class_names[:10])}"
-            )
-        return np.array([index[name] for name in names], np.int64)
 
     def save(self, folder: str | Path, done_with: str | Path | None = None) -> Path:
         """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.

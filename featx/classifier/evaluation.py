@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,13 @@ class Evaluation:
         per_class: precision, recall, f1 and support by class name.
         seen_in_training: how many of the rows the measured head was trained on. Anything but 0 flatters.
         left_out: how many labelled rows of the data set were not measured, because the head was trained on them.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> evaluation = featx.fit(features, "logreg").evaluate()
+        >>> evaluation.split, evaluation.rows, len(evaluation.confusion_matrix)
+        ('validation', 4, 2)
     """
 
     accuracy: float
@@ -41,9 +48,9 @@ class Evaluation:
     rows: int
     split: str
     quarantined: int
-    class_names: list[str]
-    confusion_matrix: list[list[int]]
-    per_class: dict[str, dict[str, float]]
+    class_names: list[str] = field(repr=False)
+    confusion_matrix: list[list[int]] = field(repr=False)
+    per_class: dict[str, dict[str, float]] = field(repr=False)
     seen_in_training: int
     left_out: int
 

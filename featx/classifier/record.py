@@ -11,7 +11,7 @@ ALWAYS_SAID = ("validation_accuracy", "epochs", "gradient_norm")  # even where t
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a classifier was fitted, and how it did.
+    """Record of how a classifier was fitted, and how it did.
 
     Attributes:
         head: name of the head.

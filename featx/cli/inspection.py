@@ -65,9 +65,9 @@ def inspect(
         fields["list"] = {"file": str(write_list), **counts}
         text += _listed(write_list, counts)
     if out:
-        from featx.reporting import write_page
+        from featx.reporting import write_inspection
 
-        fields["page"] = str(write_page(inspection, out))
+        fields["page"] = str(write_inspection(inspection, out))
         text += f"\n\n{out}"
     return Report(fields, text, next=_next(inspection, source, write_list, cache_dir))
 

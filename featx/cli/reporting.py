@@ -27,13 +27,16 @@ def report(
 
     One HTML file with all its pictures, which asks for no other and runs without a network.
     """
-    from featx.reporting import written
+    from featx.classifier import Classifier
+    from featx.reporting import require_html, write_report
 
-    path, findings = written(
-        model, out or model / "report.html", source=source, cache_dir=cache_dir, weights=weights, progress=progress
-    )
+    out = out or model / "report.html"
+    require_html(out, "a report")
+    classifier = Classifier.load(model, weights)
+    features = classifier.features_of(source, cache_dir=cache_dir, progress=progress)
+    findings = write_report(classifier, features, out, model, progress)
     next_command = ("doctor", model, *where_else(source, cache_dir, weights))
-    return Report(_fields(path, findings), f"{_headline(findings)}\n{path}", next=next_command)
+    return Report(_fields(out, findings), f"{_headline(findings)}\n{out}", next=next_command)
 
 
 def _fields(path: Path, findings: Findings) -> dict[str, Any]:
@@ -48,12 +51,13 @@ def _fields(path: Path, findings: Findings) -> dict[str, Any]:
         "split": measured.split,
         "quarantined": measured.quarantined,
         "calibration_error": measured.calibration_error,
-        "mistakes": sum(not row.right for row in findings.rows),
+        "mistakes": sum(not picture.right for picture in findings.pictures),
     }
 
 
 def _headline(findings: Findings) -> str:
-    measured, (name, share) = findings.evaluation, findings.majority
+    measured = findings.evaluation
+    name, share = findings.majority
     low, high = measured.ci95
     return (
         f"accuracy {percent(measured.accuracy)} (95 % interval {percent(low)} to {percent(high)}) on {measured.rows} "

@@ -34,6 +34,14 @@ class Explanation:
         class_probability: its probability, 0 to 1.
         image_path: the PNG file: the picture, the picture under the map, a colour bar, labels and probabilities.
         cached: whether the features came from a feature file; else the network was run.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> classifier = featx.fit(features, "logreg", input="flat")
+        >>> (explanation, *others), _ = featx.explain(classifier, ["photos"], class_name="lying", out="maps")
+        >>> explanation.class_name, explanation.class_probability == explanation.probability
+        ('lying', True)
     """
 
     path: str

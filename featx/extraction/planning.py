@@ -38,6 +38,12 @@ class ExtractionPlan:
         would_reuse: rows that are in the cache folder.
         new: paths of which a view is to be computed.
         other_specs: feature files of this data set made by another spec, or with views made by other settings.
+
+    Example:
+        >>> import featx
+        >>> planned = featx.plan("photos", backbone="pixels", size=16)
+        >>> planned.would_compute, planned.would_reuse
+        (24, 0)
     """
 
     features_path: str

@@ -45,6 +45,12 @@ class Extraction:
         view_rows: rows that training pictures have besides their own.
         profile: seconds of ``list``, ``read``, ``decode``, ``resize``, ``trunk`` and ``write`` by all threads together,
             ``waiting`` in which the trunk had nothing to do, and ``assemble`` for putting the file together.
+
+    Example:
+        >>> import featx
+        >>> done = featx.extract("photos", backbone="pixels", size=16)
+        >>> (done.listed, done.rows, done.quarantined), done.shape
+        ((24, 24, 0), (24, 16, 16, 3))
     """
 
     features_path: str

@@ -63,6 +63,13 @@ class Comparison:
         validation_rows, repeats: rows on which each training was measured, and number of trainings.
         end_to_end_seconds: duration of training end to end: measured, else foretold from a few steps.
         recommendation: all of that in a sentence.
+
+    Example:
+        >>> import featx
+        >>> settings = {"backbone": "mobilenetv2", "weights": "random", "size": 32}
+        >>> comparison = featx.compare("photos", heads=["knn"], repeats=2, epochs=1, **settings)
+        >>> comparison.worth_it in (True, False, None), comparison.repeats
+        (True, 2)
     """
 
     methods: list[Method] = field(repr=False)

@@ -89,6 +89,13 @@ def finetune(
     Raises:
         SettingError: a setting out of its range, or settings that do not go together.
         BackboneError: no such layer or network. TrainingError: rows that cannot be trained on.
+
+    Example:
+        >>> import featx
+        >>> network = {"backbone": "mobilenetv2", "weights": "random", "size": 32}
+        >>> classifier = featx.finetune("photos", unfreeze="block_16_expand", epochs=1, **network)
+        >>> classifier.fitting.cut, classifier.fitting.epochs
+        ('block_15_add', 1)
     """
     started = time.perf_counter()
     network, training = divided(settings)

@@ -212,7 +212,7 @@ class LogisticHead(LinearHead):
         >>> head.predict([[-0.8, -1.0]])
         array([1])
         >>> head.predict_proba([[-0.8, -1.0]]).round(2)
-        array([[0.76, 0.24]])
+        array([[0.72, 0.28]])
     """
 
     loss = "logistic"
@@ -269,7 +269,7 @@ class SVMHead(LinearHead):
         >>> head.predict([[-0.8, -1.0]]).tolist()
         ['left']
         >>> head.decision_function([[-0.8, -1.0]]).round(2)
-        array([-0.63])
+        array([-0.71])
     """
 
     loss = "squared_hinge"

@@ -1,4 +1,4 @@
-"""Numbers as places on a drawing: what the templates' SVG is made of."""
+"""Numbers as coordinates: what the templates' SVG is made of."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from featx.classifier import Bin
 from featx.reporting.embedding import Plot
 from featx.selection.few_shot import Shots
 
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 408.0, 16.0, 226.0  # of the axes, in a drawing of 420 x 270
-SCATTER = (640.0, 440.0)
+# Ends of the axes, in a drawing of 420 x 270
+LEFT = 44.0
+RIGHT = 408.0
+TOP = 16.0
+BOTTOM = 226.0
+SCATTER = (640.0, 440.0)  # width and height of a scatter plot
 MARGIN = 14.0
-HUES, MANY = 8, 1500  # colours of the style sheet; points from which on they are drawn smaller
-# Each shape is drawn from its middle on, about 9 wide: told apart without colours, by a class's number.
+HUES = 8  # colours of the style sheet
+MANY = 1500  # points from which on they are drawn smaller
+SMALLER = 0.65
+# Each shape is drawn from its middle on, about 9 wide; classes differ by it where colours cannot be seen.
 SHAPES = (
     "m-4,0c0,-2.2 1.8,-4 4,-4c2.2,0 4,1.8 4,4c0,2.2 -1.8,4 -4,4c-2.2,0 -4,-1.8 -4,-4z",
     "m-3.6,-3.6h7.2v7.2h-7.2z",
@@ -29,14 +35,14 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Axis:
-    """Marks of an axis: where, and what is written there."""
+    """Marks of an axis: coordinate and text of each."""
 
     marks: list[tuple[float, str]]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bin of the reliability diagram: its bar, the mark of its mean confidence, its count."""
+    """Bin of the reliability diagram: its bar, the height of its mean confidence, its count."""
 
     x: float
     y: float
@@ -48,7 +54,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points, ``points`` as SVG wants them, and each one's interval as ``x, low, high``."""
+    """Line of a chart.
+
+    Attributes:
+        name: name of the measure.
+        points: coordinates of all points, as SVG writes them.
+        dots: ``x, y`` of each point.
+        intervals: ``x, low, high`` of each point's interval, if it has one.
+    """
 
     name: str
     points: str
@@ -58,7 +71,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines in axes."""
+    """Lines between two axes."""
 
     title: str
     x: Axis
@@ -68,16 +81,23 @@ class Chart:
 
 @dataclass(frozen=True)
 class Point:
-    """A picture in the plane: ``place`` in the findings, the path of its shape, and its colour."""
+    """Picture in the plane.
 
-    place: int
-    d: str
+    Attributes:
+        position: position in ``Findings.pictures``.
+        path: SVG path of its shape.
+        hue: number of its colour.
+        right: whether it was predicted right.
+    """
+
+    position: int
+    path: str
     hue: int
     right: bool
 
 
 def bars_of(bins: list[Bin]) -> list[Bar]:
-    """The bars of a reliability diagram: confidence to the right, accuracy upwards, both 0 to 1."""
+    """Bars of a reliability diagram: confidence to the right, accuracy upwards, both 0 to 1."""
     return [
         Bar(
             x=_along(b.low) + 1,
@@ -97,18 +117,18 @@ def shares() -> Axis:
 
 
 def shares_along() -> Axis:
-    """The same of a horizontal axis."""
+    """Marks of a horizontal axis from 0 to 100 %."""
     return Axis([(_along(share), f"{100 * share:.0f} %") for share in (0, 0.25, 0.5, 0.75, 1)])
 
 
-def history_chart(title: str, drawn: dict[str, list[float]]) -> Chart:
-    """Measures by epoch. A measure that ends early, or is not a number somewhere, has no point there."""
-    epochs = max(len(values) for values in drawn.values())
-    finite = [v for values in drawn.values() for v in values if math.isfinite(v)]
+def history_chart(title: str, history: dict[str, list[float]]) -> Chart:
+    """Chart of measures by epoch. Where a measure has ended, or is not a number, it has no point."""
+    epochs = max(len(values) for values in history.values())
+    finite = [v for values in history.values() for v in values if math.isfinite(v)]
     top = 1.0 if title == "accuracy" else _nice(max(finite, default=1.0))
     xs = [LEFT + (RIGHT - LEFT) * (n + 0.5) / epochs for n in range(epochs)]
     lines = []
-    for name, values in drawn.items():
+    for name, values in history.items():
         dots = [(x, _up(v / top)) for x, v in zip(xs, values, strict=False) if math.isfinite(v)]
         lines.append(Line(name, _joined(dots), dots, []))
     step = max(1, math.ceil(epochs / 8))
@@ -118,7 +138,7 @@ def history_chart(title: str, drawn: dict[str, list[float]]) -> Chart:
 
 
 def shots_chart(shots: Sequence[Shots]) -> Chart:
-    """Accuracy by pictures a class, with intervals; the numbers evenly spaced."""
+    """Chart of accuracy by pictures per class, with intervals; the numbers evenly spaced."""
     xs = [LEFT + (RIGHT - LEFT) * (n + 0.5) / len(shots) for n in range(len(shots))]
     dots = [(x, _up(s.mean_accuracy)) for x, s in zip(xs, shots, strict=True)]
     intervals = [(x, _up(s.ci95[0]), _up(s.ci95[1])) for x, s in zip(xs, shots, strict=True)]
@@ -126,35 +146,37 @@ def shots_chart(shots: Sequence[Shots]) -> Chart:
     return Chart("accuracy", Axis(marks), shares(), [Line("accuracy", _joined(dots), dots, intervals)])
 
 
-def scattered(plot: Plot, classes: Sequence[int], right: Sequence[bool]) -> list[Point]:
-    """The points of a plot, both directions in one measure; mistakes last, so that they lie on top.
+def points_of(plot: Plot, classes: Sequence[int], right: Sequence[bool]) -> list[Point]:
+    """Points of a plot, both directions in one measure; mistakes last, so that they lie on top.
 
     Args:
-        plot: what to draw.
-        classes: true class of each picture of the findings.
-        right: whether each was predicted right.
+        plot: the plot.
+        classes: number of the true class of each picture of the findings.
+        right: whether each picture was predicted right.
     """
     columns = list(zip(*plot.points, strict=True))
-    lows, highs = [min(c) for c in columns], [max(c) for c in columns]
+    lows = [min(column) for column in columns]
+    highs = [max(column) for column in columns]
     spans = [max(high - low, 1e-12) for low, high in zip(lows, highs, strict=True)]
     scale = min((side - 2 * MARGIN) / span for side, span in zip(SCATTER, spans, strict=True))
     middle = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
-    shapes = [_shape(n, 0.65 if len(plot.points) > MANY else 1.0) for n in range(len(SHAPES))]
+    shapes = [_shape(number, SMALLER if len(plot.points) > MANY else 1.0) for number in range(len(SHAPES))]
     points = []
-    for place, (x, y) in zip(plot.places, plot.points, strict=True):
-        across, down = SCATTER[0] / 2 + (x - middle[0]) * scale, SCATTER[1] / 2 - (y - middle[1]) * scale
-        d = f"M{across:.1f},{down:.1f}{shapes[classes[place] % len(SHAPES)]}"
-        points.append(Point(place, d, classes[place] % HUES, right[place]))
+    for position, (x, y) in zip(plot.positions, plot.points, strict=True):
+        across = SCATTER[0] / 2 + (x - middle[0]) * scale
+        down = SCATTER[1] / 2 - (y - middle[1]) * scale
+        path = f"M{across:.1f},{down:.1f}{shapes[classes[position] % len(SHAPES)]}"
+        points.append(Point(position, path, classes[position] % HUES, right[position]))
     return sorted(points, key=lambda point: not point.right)
 
 
 def mark_of(number: int) -> tuple[str, int]:
-    """Path and colour of a class in a legend of 16 x 16."""
+    """Path and number of the colour of a class, in a legend of 16 x 16."""
     return f"M8,8{SHAPES[number % len(SHAPES)]}", number % HUES
 
 
 def _shape(number: int, size: float) -> str:
-    return re.sub(r"[\d.]+", lambda found: f"{float(found[0]) * size:.3g}", SHAPES[number])
+    return re.sub(r"[\d.]+", lambda number: f"{float(number[0]) * size:.3g}", SHAPES[number])
 
 
 def _along(share: float) -> float:
@@ -170,7 +192,7 @@ def _joined(dots: list[tuple[float, float]]) -> str:
 
 
 def _nice(value: float) -> float:
-    """The next of 1, 2, 4, 5 times a power of ten from ``value`` on."""
+    """Next of 1, 2, 4, 5 times a power of ten from ``value`` on."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,4 +1,4 @@
-"""What a classifier was made of, and the command lines that make it again."""
+"""Provenance of a classifier: what it was made of, and the command lines that make it again."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ CLASSES_NAMED = 30
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a classifier's making.
+    """Provenance of a classifier.
 
     Attributes:
-        tables: facts: a title, and rows of name and value.
-        steps: that make it again; ``notes`` say what they leave out.
+        tables: facts, as titles and rows of name and value.
+        steps: command lines that make it again.
+        notes: what the command lines leave out.
         training: sentences about the pictures it was trained on.
         summary: head and network in a few words.
     """
@@ -41,13 +42,13 @@ class Provenance:
 
 
 def provenance_of(classifier: Classifier, features: Features, folder: Path | None, split: str) -> Provenance:
-    """What is known of a classifier's making.
+    """Provenance of a classifier.
 
     Args:
-        classifier: of which it is told.
-        features: that it is measured on.
-        folder: where it was loaded from.
-        split: which rows were measured.
+        classifier: the classifier.
+        features: feature file that it is measured on.
+        folder: folder that it was loaded from, if it was.
+        split: rows that were measured.
     """
     trained_on = _trained_on(classifier, features)
     steps, notes = steps_of(classifier, trained_on, str(folder or "MODEL"))
@@ -59,14 +60,13 @@ def provenance_of(classifier: Classifier, features: Features, folder: Path | Non
     spec = classifier.spec
     tail = classifier.head.has_tail
     network = getattr(classifier.head, "division", {}).get("backbone") if tail else spec["backbone"]
-    summary = (
-        f"{network}, its last layers trained too" if tail else f"the {head_name(classifier.head)} head on {network}"
-    )
+    kind = f"the {head_name(classifier.head)} head on {network}"
+    summary = f"{network}, its last layers trained too" if tail else kind
     return Provenance(_tables(classifier, features), steps, notes, _training(classifier, trained_on), summary)
 
 
 def _trained_on(classifier: Classifier, features: Features) -> Features | None:
-    """The features it was fitted on, if they are still there."""
+    """Features that it was fitted on; None if they are gone."""
     path = Path(classifier.fitting.features_path)
     if features.path.resolve() == path:
         return features
@@ -77,7 +77,7 @@ def _trained_on(classifier: Classifier, features: Features) -> Features | None:
 
 
 def _training(classifier: Classifier, features: Features | None) -> list[str]:
-    """How many pictures it was trained on, of which data set, and how many of each class if that can still be seen."""
+    """Number of pictures it was trained on, and their data set; of each class, if its features still exist."""
     record = classifier.fitting
     lines = [f"{len(classifier.train_ids):,} pictures of the data set {record.dataset or 'that has no name'}."]
     if record.train_views:
@@ -93,15 +93,17 @@ def _training(classifier: Classifier, features: Features | None) -> list[str]:
 
 
 def _tables(classifier: Classifier, features: Features) -> list[tuple[str, list[tuple[str, str]]]]:
-    record = {k: v for k, v in classifier.fitting.to_json().items() if k not in ("history", "params") and v is not None}
-    params = {k: v for k, v in classifier.head.get_params(deep=False).items() if v is not None}
+    record = classifier.fitting.to_json()
+    fitting = {name: v for name, v in record.items() if name not in ("history", "params") and v is not None}
+    params = {name: v for name, v in classifier.head.get_params(deep=False).items() if v is not None}
+    recipe = {name: v for name, v in asdict(classifier.recipe).items() if v is not None}
     made = {"features made by": f"featx {features.featx_version}", "decoder": features.decoded_by}
     made |= {"this page made by": f"featx {featx_version()}", "on": date.today().isoformat(), **_versions()}
     return [
         ("Spec: what decides the features", _shown(classifier.spec)),
-        ("Recipe: how to make them", _shown({k: v for k, v in asdict(classifier.recipe).items() if v is not None})),
+        ("Recipe: how to make them", _shown(recipe)),
         (f"Head: {head_name(classifier.head)}", _shown({**params, "temperature": classifier.temperature})),
-        ("Fitting", _shown(record)),
+        ("Fitting", _shown(fitting)),
         ("Versions", _shown(made)),
     ]
 
@@ -111,10 +113,10 @@ def _shown(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
+    versions = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # such as TensorFlow, where JAX is the backend
             continue
-    return found
+    return versions

@@ -33,7 +33,13 @@ C_VALUES = {"logreg": (1e-5, 10.0, 13), "svm": (1e-6, 0.1, 11), "ridge": (1e-6, 
 
 @dataclass(frozen=True)
 class Trial:
-    """How some settings did: mean and standard deviation over the folds of accuracy, and the mean log loss."""
+    """Settings of a head, and their measures over the folds.
+
+    Attributes:
+        params: the settings.
+        mean_accuracy, std_accuracy: mean and standard deviation over the folds of the accuracy, 0 to 1.
+        mean_log_loss: mean over the folds of the log loss.
+    """
 
     params: dict[str, Any]
     mean_accuracy: float
@@ -43,19 +49,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What a cross-validation found.
+    """Result of a cross-validation.
 
     Attributes:
-        best: the settings chosen; the accuracy of the best of several flatters a little.
-        trials: all settings, in the order asked for.
-        classifier: fitted with the settings chosen on all training rows. Its ``held_out`` are the probabilities of each
-            training picture by a head that had not seen it.
-        folds: how many.
-        seconds: that it took.
+        best: settings chosen; the accuracy of the best of several flatters a little.
+        trials: all settings, in the order of ``C``.
+        classifier: classifier fitted with the settings chosen on all training rows. Its ``held_out`` are the
+            probabilities of each training picture by a head that had not seen it.
+        folds: number of folds.
+        seconds: duration.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> result = featx.cross_validate(features, "ridge", C=[0.01], folds=3)
+        >>> result.best.params, result.folds, result.classifier
+        ({'C': 0.01}, 3, <Classifier ridge on pixels: 2 classes>)
     """
 
     best: Trial
-    trials: list[Trial]
+    trials: list[Trial] = field(repr=False)
     classifier: Classifier = field(repr=False)
     folds: int
     seconds: float

@@ -31,6 +31,13 @@ class Shots:
         rows: mean number of pictures trained on.
         mean_accuracy: mean over the draws, 0 to 1; ``ci95`` its 95 % interval (Student's, over the draws).
         accuracies: accuracy of each draw.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> (point,) = featx.few_shot(features, "knn", shots=[5], repeats=2)
+        >>> point.shots, point.rows, len(point.accuracies)
+        (5, 10.0, 2)
     """
 
     shots: int | None

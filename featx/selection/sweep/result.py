@@ -60,6 +60,13 @@ class Sweep:
         classifier: classifier fitted with the best trial's parameters.
         seconds: duration of this run.
         storage: file that holds the trials; None if it was a temporary one.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> result = featx.sweep(features, "mlp", trials=1, epochs=2, hidden=8, input="avg")
+        >>> result.best.number, result.best.state, [trial.epochs for trial in result.ranked]
+        (0, 'complete', [2])
     """
 
     best: Trial
