@@ -22,7 +22,7 @@ import featx
 from featx._internal.hashing import content_id
 from featx.classifier import Classifier
 from featx.classifier.folder import about_digest
-from featx.errors import ModelError, SpecMismatchError, WeightsError
+from featx.errors import ModelError, SettingError, SpecMismatchError, WeightsError
 
 pytest_plugins = ["shared_classifier"]
 
@@ -255,8 +255,16 @@ def test_settings_that_no_head_or_recipe_has(saved: Path) -> None:
     for change in changes:
         (saved / "classifier.json").write_bytes(sound)
         _edit(saved, change)
-        with pytest.raises(featx.FeatxError, match="evil|os.system"):
+        with pytest.raises(ModelError, match=r"model is damaged or was altered \(.*(evil|os\.system).*\); fit again$"):
             Classifier.load(saved)
+
+
+def test_weights_that_are_no_file_of_weights_are_the_askers(saved: Path) -> None:
+    with pytest.raises(
+        SettingError, match="^unknown `weights` 'moved.txt'; expected imagenet, random, or a "
+    ) as caught:
+        Classifier.load(saved, weights="moved.txt")
+    assert caught.value.setting == "weights"
 
 
 def test_class_names_of_another_number(saved: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from featx._internal.progress import Progress, silent
-from featx.backbones import Trunk, is_model_file
+from featx.backbones import Trunk, is_model_file, require_weights
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
@@ -340,9 +340,12 @@ class Classifier:
             weights: where the trunk's weights (or the user's own ``.keras`` file) are now, if they have moved.
 
         Raises:
+            SettingError: ``weights`` is not named like a file of weights.
             ModelError: no classifier, an altered one, or a folder with files that could carry code.
         """
         weights = None if weights is None else str(weights)
+        if weights is not None:
+            require_weights(weights)
         about, arrays, history = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}
