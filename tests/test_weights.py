@@ -178,7 +178,7 @@ def test_weights_hash_is_of_the_values(loaded: dict[str, Trunk], saved: Path) ->
     (digest,) = {trunk.info.weights for trunk in loaded.values()}
     assert re.fullmatch("[0-9a-f]{32}", digest)
     at_48 = build_trunk("mobilenet-0.25", weights=str(saved / "a.h5"), size=48)
-    assert at_48.weights == digest
+    assert at_48.info.weights == digest
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_weights_hash_is_of_the_values(loaded: dict[str, Trunk], saved: Path) ->
 def test_weights_of_another_network_name_the_layer(saved: Path, file: str, name: str, layer: str) -> None:
     with pytest.raises(WeightsError, match=rf"{re.escape(file)} does not fit {name}: .*layer {layer}") as error:
         build_trunk(name, weights=str(saved / file), size=32)
-    assert "--alpha" in str(error.value) and "\n" not in str(error.value)
+    assert "`alpha`" in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("file", ["b.weights.h5", "b.h5", "b.keras"])
@@ -312,11 +312,11 @@ def test_own_model_at_a_layer(tiny_backbone: str) -> None:
 
 def test_own_model_is_known_by_its_weights(tiny_backbone: str, tmp_path: Path) -> None:
     model = load_keras().saving.load_model(tiny_backbone)
-    first = build_trunk(tiny_backbone, preprocess="none").weights
+    first = build_trunk(tiny_backbone, preprocess="none").info.weights
     assert build_trunk(save_model(model, tmp_path / "tiny.keras"), preprocess="none").info.weights == first
     model.get_layer("last").bias.assign_add(np.eye(8, dtype=np.float32)[3] * 1e-3)
     changed = save_model(model, tmp_path / "tiny.keras")
-    assert build_trunk(changed, preprocess="none").weights != first
+    assert build_trunk(changed, preprocess="none").info.weights != first
 
 
 def test_own_model_with_random_weights_and_a_weights_file(tiny_backbone: str, tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_own_model_needs_to_be_told_its_preprocessing(tiny_backbone: str, rule: 
 
 
 def test_own_model_of_another_size(tiny_backbone: str) -> None:
-    assert build_trunk(tiny_backbone, preprocess="none", size=32).size == 32
+    assert build_trunk(tiny_backbone, preprocess="none", size=32).info.size == 32
     with pytest.raises(SettingError, match="tiny.keras takes pictures of 32 x 32 pixels, asked for 64 x 64"):
         build_trunk(tiny_backbone, preprocess="none", size=64)
 
