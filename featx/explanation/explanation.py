@@ -115,6 +115,7 @@ def explain(
     progress("explaining", len(lookup.unreadable), total)
 
     def write(drawn: tuple[Explanation, Figure]) -> None:
+        """Draw a figure, and write it."""
         explanation, figure = drawn
         image = decode(read_file(explanation.path), classifier.recipe.max_pixels)
         write_whole(Path(explanation.image_path), to_png(figure.draw(shrink(image))))
