@@ -29,7 +29,7 @@ STRENGTH = 0.75  # how much of the picture the strongest evidence covers
 def activation_maps(
     head: Head, X: NDArray[np.floating[Any]], classes: NDArray[np.int64], method: str | None = None
 ) -> NDArray[np.float32]:
-    """Maps of how much each place speaks for a class.
+    """Evidence of each place for a class.
 
     Args:
         head: fitted, with a gradient: any but knn.
