@@ -195,7 +195,7 @@ def real(files: list[str]) -> list[dict[str, Any]]:
     found = []
     for file in files:
         features = featx.load_features(file)
-        rows = np.flatnonzero((features.splits != "test") & (features.views == 0) & (features.y >= 0))
+        rows = np.flatnonzero((features.splits != "test") & features.pictures & (features.y >= 0))
         maps, y = features.X(rows), features.y[rows].astype(int)
         for input, X in (("averaged", maps.mean(axis=(1, 2))), ("flat", maps.reshape(len(maps), -1))):
             name = f"logreg, {features.dataset} {input}, {X.shape[0]:,} x {X.shape[1]:,}"

@@ -33,7 +33,7 @@ class DemoStep:
     fields: dict[str, Any]
 
 
-def run(out: Path, *, weights: str | None, random_state: int, progress: Progress) -> Iterator[DemoStep]:
+def demo_steps(out: Path, *, weights: str | None, random_state: int, progress: Progress) -> Iterator[DemoStep]:
     """Steps of the demo, one after the other as they are done; the last has the accuracies and paths.
 
     Args:

@@ -292,7 +292,7 @@ def test_a_spec_depends_on_no_earlier_model(make_dataset: Make, run: Run, tmp_pa
     first = run(root)
     for number in range(2):
         own_backbone(tmp_path / "own" / f"{number}.keras")
-        featx.extraction.recipe._build.cache_clear()
+        featx.clear_memory()
     shutil.rmtree(tmp_path / "cache")
     again = run(root)
     assert again.spec == first.spec and again.features_path == first.features_path

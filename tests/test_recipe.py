@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,6 +21,15 @@ FRONTS = [featx.extract, featx.plan]
 def test_the_keyword_arguments_are_the_fields() -> None:
     assert get_type_hints(RecipeFields) == get_type_hints(Recipe)
     assert list(get_type_hints(RecipeFields)) == [field.name for field in dataclasses.fields(Recipe)]
+
+
+def test_one_setting_has_one_spelling() -> None:
+    """NumPy's numbers are no JSON."""
+    spelled = Recipe(
+        "MobileNet_V2", size=np.int64(64), max_pixels=np.int32(9), weights="random", random_state=np.uint8(3)
+    )  # type: ignore[arg-type]
+    plain = Recipe("mobilenetv2", size=64, max_pixels=9, weights="random", random_state=3)
+    assert json.dumps(dataclasses.asdict(spelled)) == json.dumps(dataclasses.asdict(plain)) and spelled == plain
 
 
 def test_the_transformer_has_all_fields() -> None:

@@ -125,46 +125,22 @@ def test_a_prediction_is_what_predict_says(client: Any, classifier: Classifier, 
         assert raw["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-6)
 
 
-def test_batches_give_the_same(classifier: Classifier) -> None:
-    predictor = Predictor(classifier)
+def test_batches_give_the_same(classifier: Classifier, counted: list[int]) -> None:
     pictures = [png(number, kind=number % 2) for number in range(5)]
-    single = [answer_of(predictor, data) for data in pictures]
+    with Predictor(classifier) as alone:
+        single = [alone.submit(data).result(60).prediction.all_probabilities for data in pictures]
+    predictor = Predictor(classifier)
     predictor.batch_size = 8
     waiting = [predictor.submit(data) for data in [*pictures, b"text", pictures[0]]]
-    calls: list[int] = []
-    trunk = predictor._trunk
-    predictor._trunk = Counting(trunk, calls)  # type: ignore[assignment]
+    counted.clear()
     with predictor:
         for one, future in zip(single, waiting[:5], strict=True):
             np.testing.assert_allclose(future.result(60).prediction.all_probabilities, one, atol=1e-6)
         with pytest.raises(PictureError, match="not a picture"):
             waiting[5].result(60)
         np.testing.assert_allclose(waiting[6].result(60).prediction.all_probabilities, single[0], atol=1e-6)
-        assert predictor.alive and calls == [8]
+        assert predictor.alive and counted == [8]
     assert not predictor.alive
-
-
-class Counting:
-    """A trunk that counts."""
-
-    def __init__(self, trunk: Any, calls: list[int]) -> None:
-        self.trunk, self.calls = trunk, calls
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.trunk, name)
-
-    def __call__(self, images: Any) -> Any:
-        self.calls.append(len(images))
-        return self.trunk(images)
-
-
-def answer_of(predictor: Predictor, data: bytes) -> Any:
-    """What a predictor that is not at work yet would say."""
-    from featx.serving.predictor import _Job
-
-    job = _Job(data)
-    predictor._answer([job])
-    return job.future.result(0).prediction.all_probabilities
 
 
 def test_a_predictor_that_ends_lets_nobody_wait(classifier: Classifier) -> None:

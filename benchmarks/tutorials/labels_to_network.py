@@ -16,6 +16,7 @@ from PIL import Image
 
 import featx
 from benchmarks.tutorials.lesson import Lesson
+from featx.tail import discard_checkpoints
 
 DATA = "penguins-turtles"
 SIZE = 99  # where all of AlexNet's layers have whole numbers of outputs, and two cores suffice
@@ -36,7 +37,8 @@ def run(lesson: Lesson) -> None:
                 "cache_dir": lesson.cache,
                 "checkpoints": kept,
             }
-            featx.finetune(labels, random_state=seed, **ALEXNET, **options).save(folder, done_with=kept)
+            featx.finetune(labels, random_state=seed, **ALEXNET, **options).save(folder)
+            discard_checkpoints(kept)
         return featx.Classifier.load(folder)
 
     def svm_on_alexnet(seed: int) -> featx.Classifier:

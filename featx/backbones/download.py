@@ -30,7 +30,7 @@ def download_place(file: str) -> Path:
     return home / "models" / _SAVED_AS.get(file, file)
 
 
-def downloading(build: Callable[[], Any], name: str, output: list[str]) -> Any:
+def build_with_download(build: Callable[[], Any], name: str, output: list[str]) -> Any:
     """Result of ``build``, which may download weights.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featx._internal.keras import load_keras
-from featx.backbones.download import download_place, downloading
+from featx.backbones.download import build_with_download, download_place
 from featx.backbones.layers import layers_by_name
 from featx.backbones.preprocessing import IMAGENET_RGB_MEAN, preprocess_pictures
 from featx.backbones.table import Backbone, canonical_name, find_backbone, is_model_file
@@ -33,7 +33,7 @@ def with_imagenet(build: Callable[..., Any], options: dict[str, Any], row: Backb
     name = canonical_name(row.name, options.get("alpha"))
     output: list[str] = []
     try:
-        return downloading(lambda: build(**{**options, "weights": "imagenet"}), name, output)
+        return build_with_download(lambda: build(**{**options, "weights": "imagenet"}), name, output)
     except Exception as error:  # Keras raises a bare Exception when it cannot download, others break half-way
         url = re.search(r"https?://\S+?(?=[:,]?\s|$)", f"{error} {''.join(output)}")
         if url is None:

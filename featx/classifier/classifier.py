@@ -7,7 +7,6 @@ built from its name and parameters, the trunk from the recipe, and both are comp
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from featx._internal.progress import Progress, silent
-from featx.backbones import Trunk, is_model_file
+from featx.backbones import Trunk, is_model_file, require_weights
 from featx.cache import Features, Spec, load_features, require_same_spec
 from featx.classifier.evaluation import Evaluation, measure, with_temperature
 from featx.classifier.folder import damage_named, read_folder, write_folder
@@ -305,12 +304,11 @@ class Classifier:
         best = int(np.argmax(probabilities))
         return Prediction(path, self.class_names[best], float(probabilities[best]), probabilities, self.class_names)
 
-    def save(self, folder: str | Path, done_with: str | Path | None = None) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write the classifier into a folder. One that is there already is replaced in one instant, or not at all.
 
         Args:
             folder: new, empty, or a classifier's.
-            done_with: a folder of checkpoints, which is removed then.
 
         Raises:
             ModelError: the folder exists and is something else, or cannot be written.
@@ -326,10 +324,7 @@ class Classifier:
         arrays = {f"head/{name}": value for name, value in self.head.get_state().items()}
         arrays |= {"train_ids": self.train_ids.astype("S"), "validation_ids": self.validation_ids.astype("S")}
         arrays |= {"held_out": self.held_out}
-        written = write_folder(Path(folder), about, arrays, self.fitting.history)
-        if done_with is not None:
-            shutil.rmtree(done_with, ignore_errors=True)
-        return written
+        return write_folder(Path(folder), about, arrays, self.fitting.history)
 
     @classmethod
     def of(cls, classifier: Classifier | str | Path, weights: str | Path | None = None) -> Classifier:
@@ -345,9 +340,12 @@ class Classifier:
             weights: where the trunk's weights (or the user's own ``.keras`` file) are now, if they have moved.
 
         Raises:
+            SettingError: ``weights`` is not named like a file of weights.
             ModelError: no classifier, an altered one, or a folder with files that could carry code.
         """
         weights = None if weights is None else str(weights)
+        if weights is not None:
+            require_weights(weights)
         about, arrays, history = read_folder(Path(folder))
         with damage_named(folder):
             state = {name.removeprefix("head/"): value for name, value in arrays.items() if name.startswith("head/")}

@@ -21,7 +21,7 @@ import numpy as np
 from featx._internal.files import write_whole
 from featx._internal.hashing import content_id
 from featx._internal.history import history_csv
-from featx.errors import FeatxError, ModelError
+from featx.errors import FeatxError, ModelError, SettingError
 from featx.pictures import LITTER
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def damage_named(folder: str | Path) -> Iterator[None]:
     """Turn whatever an altered file makes JSON, NumPy or Keras raise into a :class:`ModelError`."""
     try:
         yield
+    except SettingError as error:  # in the file: whoever opens it has given none
+        raise ModelError(f"{folder} is damaged or was altered ({error}); fit again") from error
     except FeatxError:
         raise
     except PermissionError as error:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MATRIX_CLASSES = 20  # beyond, the confusion matrix is not shown whole
 
 
-def training_options(
+def epoch_options(
     learning_rate: Annotated[float | None, option(TRAINING, "bn-mlp, mlp: size of the steps.")] = None,
     batch_size: Annotated[int | None, option(TRAINING, "bn-mlp, mlp: rows per step.", min=1)] = None,
     epochs: Annotated[int | None, option(TRAINING, "bn-mlp, mlp: at most.", min=1)] = None,
@@ -59,7 +59,7 @@ def training_options(
     "featx fit --head logreg --input avg --C 0.1",
     TRAIN,
     of_head=head_options,
-    training=training_options,
+    training=epoch_options,
 )
 def fit(
     features: Features = None,
@@ -108,7 +108,7 @@ def _require_options_of(head: str, params: dict[str, Any]) -> None:
 
 
 def _parameters_with_options() -> list[str]:
-    return [*head_options.__annotations__, "n_neighbors", *training_options.__annotations__]
+    return [*head_options.__annotations__, "n_neighbors", *epoch_options.__annotations__]
 
 
 def _trained(record: Fitting, calibrated: bool) -> str:

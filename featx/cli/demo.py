@@ -20,10 +20,10 @@ def demo(
 
     With --json, one object per step; the last has the accuracies and the paths.
     """
-    from featx.demo import run
+    from featx.demo import demo_steps
 
     steps = []
-    for step in run(out, weights=weights, random_state=random_state, progress=progress):
+    for step in demo_steps(out, weights=weights, random_state=random_state, progress=progress):
         note(step.text)
         steps.append(step.fields)
     best = max(steps[-1]["heads"], key=lambda head: head["test_accuracy"])

@@ -109,6 +109,7 @@ def finetune(
     from featx.classifier import refuse_foreign
     from featx.finetuning.finetune import finetune
     from featx.pictures import Views
+    from featx.tail import discard_checkpoints
 
     folder = out or Path("models") / _name(dataset, from_scratch or (init and init.name) or network["backbone"])
     refuse_foreign(folder)  # now, and not after hours
@@ -132,7 +133,8 @@ def finetune(
         **network,
         **training,
     )
-    save(classifier, folder, done_with=checkpoints)
+    save(classifier, folder)
+    discard_checkpoints(checkpoints)
     record = classifier.fitting
     fields = {"model": str(folder), **record.to_json()}
     return Report(fields, f"{_summary(record)}\n{folder}", next=after_training(classifier, folder))

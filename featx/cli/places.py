@@ -23,11 +23,11 @@ def features_or_newest(features: Path | None, cache_dir: Path) -> Path:
     return newest
 
 
-def save(classifier: Classifier, folder: Path, done_with: Path | None = None) -> None:
+def save(classifier: Classifier, folder: Path) -> None:
     """Save a classifier, and say so if that replaces one."""
     if folder.exists():
         note(f"{folder} is replaced")
-    classifier.save(folder, done_with)
+    classifier.save(folder)
 
 
 def require_folder_of(option: str, file: Path | None) -> None:

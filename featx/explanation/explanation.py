@@ -34,6 +34,14 @@ class Explanation:
         class_probability: its probability, 0 to 1.
         image_path: the PNG file: the picture, the picture under the map, a colour bar, labels and probabilities.
         cached: whether the features came from a feature file; else the network was run.
+
+    Example:
+        >>> import featx
+        >>> features = featx.extract("photos", backbone="pixels", size=16).features_path
+        >>> classifier = featx.fit(features, "logreg", input="flat")
+        >>> (explanation, *others), _ = featx.explain(classifier, ["photos"], class_name="lying", out="maps")
+        >>> explanation.class_name, explanation.class_probability == explanation.probability
+        ('lying', True)
     """
 
     path: str
@@ -107,6 +115,7 @@ def explain(
     progress("explaining", len(lookup.unreadable), total)
 
     def write(drawn: tuple[Explanation, Figure]) -> None:
+        """Draw a figure, and write it."""
         explanation, figure = drawn
         image = decode(read_file(explanation.path), classifier.recipe.max_pixels)
         write_whole(Path(explanation.image_path), to_png(figure.draw(shrink(image))))

@@ -25,7 +25,7 @@ FONT_SIZE = 14
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """What is drawn of a picture besides its pixels.
+    """Everything that a figure shows besides the picture.
 
     Attributes:
         activation_map: float32 ``(h, w)``.
@@ -47,7 +47,7 @@ class Figure:
         bar = colour_bar(max(height, SHORTEST_BAR), self.signed)
         ends = (f"{most:+.2g}", f"{-most:+.2g}" if self.signed else "0")
         font = ImageFont.load_default(FONT_SIZE)
-        lines = [one_line(line) for line in self.lines]
+        lines = [caption(line) for line in self.lines]
         bar_left = 3 * MARGIN + 2 * width
         ends_width = max(int(font.getlength(end)) for end in ends)
         lines_width = max(int(font.getlength(line)) for line in lines)
@@ -67,7 +67,7 @@ class Figure:
         return np.asarray(page)
 
 
-def one_line(text: str) -> str:
+def caption(text: str) -> str:
     """Text on one line, of a length that a figure has room for; names may hold anything."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown if len(shown) <= LONGEST_LINE else f"{shown[: LONGEST_LINE - 3]}..."

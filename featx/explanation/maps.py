@@ -21,25 +21,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METHODS: tuple[str, ...] = get_args(Method)
-BLOCK_BYTES = 4 * 2**20  # of gradients that are held at once
-FOR, AGAINST = (214, 39, 40), (31, 119, 180)  # red and blue
+BLOCK_BYTES = 4 * 2**20  # of gradients that are in memory at once
+FOR = (214, 39, 40)  # red
+AGAINST = (31, 119, 180)  # blue
 STRENGTH = 0.75  # how much of the picture the strongest evidence covers
 
 
 def activation_maps(
-    head: Head, X: NDArray[np.floating[Any]], classes: NDArray[np.int64], method: str | None = None
+    head: Head, X: NDArray[np.floating[Any]], classes: NDArray[np.int64], method: Method | None = None
 ) -> NDArray[np.float32]:
-    """Evidence of each place for a class.
+    """Activation maps: evidence for a class at each place of a picture.
 
     Args:
-        head: fitted, with a gradient: any but knn.
-        X: ``(n, h, w, c)``, maps of float16 or float32; for a head with a tail, what its trunk gave.
-        classes: int ``(n,)``, the number of the class that each map is of.
+        head: fitted head with a gradient: any but knn.
+        X: float16 or float32 ``(n, h, w, c)``, features as extracted.
+        classes: int ``(n,)``, number of the class that each map is of.
         method: ``cam``, for linear heads, or ``gradcam``; by default ``cam`` where it can be had.
 
     Returns:
-        float32 ``(n, h, w)``, in units of the score (logit): of ``cam`` positive for and negative against the class,
-        relative to features of zero; of ``gradcam`` never negative.
+        Evidence, float32 ``(n, h, w)``, in units of the score (logit): of ``cam`` positive for and negative against the
+        class, relative to features of zero; of ``gradcam`` never negative.
 
     Raises:
         SettingError: an unknown method, or ``cam`` of a head that is not linear.
@@ -67,9 +68,11 @@ def activation_maps(
     evidence = np.empty(maps.shape[:3], np.float32)
     step = max(1, BLOCK_BYTES // (4 * int(np.prod(maps.shape[1:]))))
     for start in range(0, len(maps), step):
-        block, numbers = maps[start : start + step].astype(np.float32), classes[start : start + step]
+        block = maps[start : start + step].astype(np.float32)
+        numbers = classes[start : start + step]
         if method == "gradcam":
-            weighted = block.reshape(len(block), -1, block.shape[-1]) @ scores.mean_gradient(block, numbers)[:, :, None]
+            weights = scores.mean_gradient(block, numbers)
+            weighted = block.reshape(len(block), -1, block.shape[-1]) @ weights[:, :, None]
             evidence[start : start + step] = np.maximum(weighted, 0).reshape(block.shape[:3])
         else:
             evidence[start : start + step] = np.einsum("nhwc,nhwc->nhw", block, scores.gradient(block, numbers))
@@ -79,30 +82,29 @@ def activation_maps(
 def on_picture(
     evidence: NDArray[np.float32], height: int, width: int, size: int, resize: str
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A map laid on the picture it is of, bilinear, resizing and padding undone.
+    """Evidence at each pixel of a picture, bilinear, resizing and padding undone.
 
     Args:
-        evidence: the map, ``(h, w)``.
-        height, width: of the picture as decoded.
-        size, resize: how it was made the network's input; see :func:`featx.pictures.resize`.
+        evidence: activation map, ``(h, w)``.
+        height, width: size of the picture as decoded, in pixels.
+        size, resize: how the picture was made the network's input; see :func:`featx.pictures.resize`.
 
     Returns:
-        float32 ``(height, width)``, and where the network saw the picture at all, bool ``(height, width)``.
+        evidence, float32 ``(height, width)``, and a mask of the pixels that the network was shown, bool.
     """
     left, top, right, bottom = square_on(height, width, size, resize)
-    rows, seen_rows = _weights(evidence.shape[0], height, top, bottom)
-    columns, seen_columns = _weights(evidence.shape[1], width, left, right)
-    laid: NDArray[np.float32] = (rows @ evidence @ columns.T).astype(np.float32)
-    seen: NDArray[np.bool_] = seen_rows[:, None] & seen_columns
-    return np.where(seen, laid, 0).astype(np.float32), seen
+    rows, rows_inside = _weights(evidence.shape[0], height, top, bottom)
+    columns, columns_inside = _weights(evidence.shape[1], width, left, right)
+    inside: NDArray[np.bool_] = rows_inside[:, None] & columns_inside
+    return np.where(inside, rows @ evidence @ columns.T, 0).astype(np.float32), inside
 
 
 def _weights(cells: int, pixels: int, first: float, last: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Weight of each cell of a map at each pixel, ``(pixels, cells)``, and which pixels lie inside."""
+    """Weight of each cell of a map at each pixel, ``(pixels, cells)``, and a mask of the pixels inside of it."""
     at = (np.arange(pixels) + 0.5 - first) / (last - first)
-    place = np.clip(at * cells - 0.5, 0, cells - 1)
-    lower = np.minimum(place.astype(int), max(cells - 2, 0))
-    share = place - lower
+    position = np.clip(at * cells - 0.5, 0, cells - 1)
+    lower = np.minimum(position.astype(int), max(cells - 2, 0))
+    share = position - lower
     weights = np.zeros((pixels, cells))
     weights[np.arange(pixels), lower] = 1 - share
     if cells > 1:
@@ -113,24 +115,24 @@ def _weights(cells: int, pixels: int, first: float, last: float) -> tuple[NDArra
 def overlay(
     image: NDArray[np.uint8], evidence: NDArray[np.float32], size: int, resize: str, most: float | None = None
 ) -> NDArray[np.uint8]:
-    """A picture with a map over it: red speaks for the class, blue against it; what the network did not see is gray.
+    """Picture under an activation map: red speaks for the class, blue against it, and gray was not shown the network.
 
     Args:
         image: ``uint8 (h, w, 3)`` RGB, as decoded.
-        evidence: the map, float32 ``(mh, mw)``.
+        evidence: activation map, float32 ``(mh, mw)``.
         size, resize: how the picture was made the network's input.
-        most: the value shown at full strength; by default the map's largest, in either direction.
+        most: evidence shown at full strength; by default the map's largest, in either direction.
 
     Returns:
         ``uint8 (h, w, 3)``.
     """
-    laid, seen = on_picture(evidence, image.shape[0], image.shape[1], size, resize)
+    at_pixels, inside = on_picture(evidence, image.shape[0], image.shape[1], size, resize)
     most = most or float(np.abs(evidence).max()) or 1.0
-    strength = np.clip(np.abs(laid) / most, 0, 1)[..., None] * STRENGTH
-    colour = np.where((laid > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))
+    strength = np.clip(np.abs(at_pixels) / most, 0, 1)[..., None] * STRENGTH
+    colour = np.where((at_pixels > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))
     gray = image.mean(axis=2, keepdims=True)
-    # The picture in pale gray under the evidence, so that its own colours are not taken for it
-    under = np.where(seen[..., None], 0.5 * image + 0.3 * gray + 51, 0.5 * gray + 100)
+    # The picture in pale gray under the evidence, so that its colours are not taken for it
+    under = np.where(inside[..., None], 0.5 * image + 0.3 * gray + 51, 0.5 * gray + 100)
     blended: NDArray[np.uint8] = np.rint(np.clip(under * (1 - strength) + colour * strength, 0, 255)).astype(np.uint8)
     return blended
 

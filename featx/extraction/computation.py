@@ -64,7 +64,7 @@ class Computation:
         self._require_room(share)
         total = Outcome()
         try:
-            self._here(share, total) if self._workers.kind == "here" else self._elsewhere(share, total)
+            self._compute_here(share, total) if self._workers.kind == "here" else self._spread(share, total)
         except KeyboardInterrupt:
             what = "pictures" if self._manifest.views.n == 1 else "views of pictures"
             kept = f"{total.rows} of {share.rows} {what} are kept in {share.folder}"
@@ -116,13 +116,13 @@ class Computation:
         row_bytes = np.dtype(share.recipe.dtype).itemsize * int(np.prod(share.feature_shape))
         require_room(self._store.folder, (share.rows + len(self._manifest.rows())) * row_bytes)
 
-    def _here(self, share: Share, total: Outcome) -> None:
+    def _compute_here(self, share: Share, total: Outcome) -> None:
         self._progress("building the trunk", 0, 0)
         compute(share, total, self._progress_of(share, total))
         if total.rows < share.rows:  # the last were unreadable
             self._progress("extracting", share.rows, share.rows)
 
-    def _elsewhere(self, share: Share, total: Outcome) -> None:
+    def _spread(self, share: Share, total: Outcome) -> None:
         show_progress = self._progress_of(share, total)
         started = time.perf_counter()
         show_progress()

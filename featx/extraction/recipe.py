@@ -115,8 +115,8 @@ class Recipe:
                 raise SettingError("pixels are cached as they are: `layer`, `pooling` and `preprocess` do not apply")
             object.__setattr__(self, "dtype", "uint8")
         self._require_choices()
-        require_whole("max_pixels", self.max_pixels, 1)
-        require_whole("random_state", self.random_state, 0)
+        object.__setattr__(self, "max_pixels", require_whole("max_pixels", self.max_pixels, 1))  # NumPy's are no JSON
+        object.__setattr__(self, "random_state", require_whole("random_state", self.random_state, 0))
         object.__setattr__(self, "backbone", canonical_name(self.backbone))
         for name, file in self.files.items():  # so that a recipe means the same from any working directory
             object.__setattr__(self, name, os.path.abspath(file))
@@ -125,6 +125,7 @@ class Recipe:
         if self.precision != "float32" and self.engine == "auto":
             object.__setattr__(self, "engine", fastest_engine(self.precision))
         resolve_size(self.backbone, self.size)
+        object.__setattr__(self, "size", self.size if self.size is None else int(self.size))
 
     def _require_choices(self) -> None:
         require_choice("pooling", self.pooling, POOLINGS)

@@ -61,6 +61,15 @@ class Inspection:
         notes: checks that could not be made and why, and results to be taken with care.
         seconds: time that it took.
         pictures: all pictures that can be read.
+
+    Example:
+        >>> import shutil
+        >>> import featx
+        >>> folder = shutil.copytree("photos", "more")
+        >>> copy = shutil.copy("more/lying/000.png", "more/standing/copy.png")
+        >>> copies = featx.inspect(folder).duplicates[0]
+        >>> [picture.path for picture in copies.pictures], copies.labels_differ
+        (['lying/000.png', 'standing/copy.png'], True)
     """
 
     dataset: str
@@ -140,7 +149,7 @@ def inspect(
         progress: called with the stage, how much of it is done, and of how much.
 
     Returns:
-        Everything that was found, as numbers, text and lists.
+        The inspection, as numbers, text and lists.
 
     Raises:
         SettingError: a setting out of its range.
@@ -149,12 +158,12 @@ def inspect(
 
     Example:
         >>> import featx
-        >>> found = featx.inspect("photos")
-        >>> found
+        >>> inspection = featx.inspect("photos")
+        >>> inspection
         <Inspection photos: 24 listed, 0 quarantined, 0 duplicates, 0 leaks; no features>
-        >>> found.counts, found.formats, found.sizes.largest.width
+        >>> inspection.counts, inspection.formats, inspection.sizes.largest.width
         ({'lying': {'none': 12}, 'standing': {'none': 12}}, {'PNG': 24}, 40)
-        >>> found.mean_images()["lying"].shape
+        >>> inspection.mean_images()["lying"].shape
         (64, 64, 3)
     """
     if not 0 < similarity <= 1:

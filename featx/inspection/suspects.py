@@ -143,6 +143,7 @@ def out_of_fold_probabilities(
     fold = fold_numbers(groups, y, min(FOLDS, len(np.unique(groups))), random_state)
 
     def predict(train: NDArray[np.int64], held_out: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Classes that a head fitted on ``train`` knows, and its probabilities of them for ``held_out``."""
         if len(np.unique(y[train])) < 2:  # of one class no head can be fitted
             return np.empty(0, np.int64), np.empty((len(held_out), 0))
         head = LogisticHead(C).fit(X[content[train]], y[train])

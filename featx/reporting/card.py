@@ -27,10 +27,10 @@ def headline(findings: Findings) -> list[str]:
     low, high = e.ci95
     doubt = "" if low > share else "; that it does better may be luck"
     lines = [
-        f"Of {e.rows:,} {ROWS[e.split]}, it names {right:,} rightly: {percent(e.accuracy)}.",
-        f"From so many pictures one can tell that in the long run it would be right for {percent(low)} to "
-        f"{percent(high)} of such pictures (95 % interval).",
-        f"Always answering “{name}” would be right for {percent(share)} of them{doubt}.",
+        f"Of {e.rows:,} {ROWS[e.split]}, it names {right:,} rightly: {percentage(e.accuracy)}.",
+        f"From so many pictures one can tell that in the long run it would be right for {percentage(low)} to "
+        f"{percentage(high)} of such pictures (95 % interval).",
+        f"Always answering “{name}” would be right for {percentage(share)} of them{doubt}.",
     ]
     if e.seen_in_training:
         lines.append(f"It was trained on {e.seen_in_training:,} of these pictures: the figures flatter.")
@@ -73,7 +73,7 @@ def _measured_on(findings: Findings) -> list[str]:
 def _metrics(e: Evaluation) -> list[str]:
     low, high = e.ci95
     return [
-        f"Accuracy {percent(e.accuracy)}, 95 % interval {percent(low)} to {percent(high)} (Wilson 1927).",
+        f"Accuracy {percentage(e.accuracy)}, 95 % interval {percentage(low)} to {percentage(high)} (Wilson 1927).",
         f"Log loss {e.log_loss:.4f}; expected calibration error {e.calibration_error:.3f} (Guo et al. 2017).",
     ]
 
@@ -88,17 +88,17 @@ def _limits(findings: Findings) -> list[str]:
     measured = [figures for figures in findings.classes if figures.support]
     worst = min(measured, key=lambda figures: figures.recall)
     lines.append(
-        f"It knows {worst.name} least: {percent(worst.recall)} of its {worst.support} pictures are named rightly."
+        f"It knows {worst.name} least: {percentage(worst.recall)} of its {worst.support} pictures are named rightly."
     )
     if e.split in ("test", "unseen") and (findings.held_out or 0) > e.ci95[1]:
         lines.append(
-            f"Of pictures held out from the training data it named {percent(findings.held_out or 0)} rightly, more "
+            f"Of pictures held out from the training data it named {percentage(findings.held_out or 0)} rightly, more "
             "than here. Perhaps that data holds near copies of one scene, or the pictures measured are of another kind."
         )
     surplus = sum(b.count * (b.confidence - b.accuracy) for b in findings.bins) / e.rows
     if e.calibration_error > 0.05:
         lines.append(
-            f"Its probabilities are off by {percent(e.calibration_error)} on average, mostly too "
+            f"Its probabilities are off by {percentage(e.calibration_error)} on average, mostly too "
             f"{'high' if surplus > 0 else 'low'}; “featx fit --calibrate” may mend that."
         )
     return lines
@@ -109,6 +109,6 @@ def _listed(names: list[str], most: int) -> str:
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
-def percent(share: float) -> str:
+def percentage(share: float) -> str:
     """Share as a percentage, which no line break tears apart."""
     return text.percent(share, NO_BREAK)

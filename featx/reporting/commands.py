@@ -125,8 +125,10 @@ def _views(features: Features | None) -> list[str]:
         return []
     words = ["--views", str(int(features.views.max()) + 1)]
     for name in ("flip", "zoom", "rotate", "shift", "brightness", "random_state"):
-        option, value = option_of(name), features.augmentation.get(name)
-        words += [option] if value is True else [option, str(value)] if value else []
+        option = option_of(name)
+        value = features.augmentation.get(name)
+        if value:
+            words += [option] if value is True else [option, str(value)]
     return words
 
 

@@ -13,7 +13,7 @@ from featx.reporting.card import card_of, headline
 from featx.reporting.embedding import Plot
 from featx.reporting.findings import PAIRS_SHOWN, ClassFigures, Confusion, Findings, MeasuredPicture, findings_of
 from featx.reporting.learning import histories_of
-from featx.reporting.templates import environment, printable, write_html
+from featx.reporting.templates import environment, escape_invisible, write_html
 from featx.reporting.thumbnails import SMALL, Shown, Thumbnail, thumbnails_of
 
 MATRIX_OPEN = 20  # classes up to which the matrix is shown at once
@@ -148,6 +148,6 @@ def _script_data(findings: Findings, positions: list[int], thumbnails: dict[int,
     for position in positions:
         picture = findings.pictures[position]
         thumbnail = thumbnails.get(picture.row, NOT_READ)
-        shown = [printable(picture.path), picture.true, picture.predicted, round(picture.probability, 4)]
+        shown = [escape_invisible(picture.path), picture.true, picture.predicted, round(picture.probability, 4)]
         rows.append([*shown, thumbnail.small.rpartition(",")[2], thumbnail.problem])
-    return {"classes": [printable(name) for name in findings.evaluation.class_names], "rows": rows}
+    return {"classes": [escape_invisible(name) for name in findings.evaluation.class_names], "rows": rows}

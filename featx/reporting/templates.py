@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from featx._internal.files import write_whole
 from featx.errors import SettingError
-from featx.reporting.card import NO_BREAK, percent
+from featx.reporting.card import NO_BREAK, percentage
 
 
 @functools.cache
@@ -23,13 +23,13 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=printable,
+        finalize=escape_invisible,
     )
-    jinja.filters["percent"] = percent
+    jinja.filters["percent"] = percentage
     return jinja
 
 
-def printable(value: Any) -> Any:
+def escape_invisible(value: Any) -> Any:
     """Text without invisible characters and those that turn the direction of what follows; other values as they are."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value

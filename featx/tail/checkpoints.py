@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,11 @@ class State(TrainingRecord):
     start: tuple[float, float] | None = None
     variables: list[NDArray[Any]] = field(default_factory=list)
     optimizer: list[NDArray[Any]] = field(default_factory=list)
+
+
+def discard_checkpoints(folder: str | Path) -> None:
+    """Remove a folder of checkpoints, if there is one: its training is finished and its classifier saved."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Checkpoints:
