@@ -63,7 +63,7 @@ CHOICES = {
 def _of_the_library() -> dict[str, tuple[str, ...]]:
     from featx.backbones import ENGINES, POOLINGS, PRECISIONS, PREPROCESSINGS, SCRATCH
     from featx.explanation.maps import METHODS
-    from featx.heads.base import INPUTS
+    from featx.heads.pooling import INPUTS
     from featx.pictures import RESIZES
     from featx.pictures.dataset import SPLITS
     from featx.selection.cross_validation import RULES

@@ -189,7 +189,7 @@ def _train(
                 **groups_of(features, train),
             )
     except KeyboardInterrupt:
-        kept = f": {start.checkpoints.said()}; run the same command again to go on" if start.checkpoints else ""
+        kept = f": {start.checkpoints.summary()}; run the same command again to go on" if start.checkpoints else ""
         raise KeyboardInterrupt(f"training was interrupted{kept}") from None
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from featx.errors import require_choice, unknown_setting
-from featx.heads.base import Head, OnEpoch, group_weights, is_lazy
-from featx.heads.layers import LayeredHead
-from featx.heads.linear import LinearHead, LogisticHead, RidgeHead, SVMHead, check_C
+from featx.heads.base import Head, OnEpoch
+from featx.heads.linear import LogisticHead, RidgeHead, SVMHead, check_C
 from featx.heads.mlp import BNMLPHead, MLPHead
 from featx.heads.neighbors import KNNHead
 from featx.heads.network.rows import Groups
 from featx.heads.params import HeadParams, ParamsBesideC
-from featx.heads.pooling import INPUTS, as_rows
+from featx.heads.pooling import as_rows
 from featx.heads.scores import Scores
 from featx.heads.settings import Choice, Constraint, Number, Whole
 from featx.heads.solver.paths import solve_paths
-from featx.heads.solver.task import SolutionPath
 from featx.heads.training_loop import Stopping, TrainingRecord, run_epochs
 
 __all__ = [
     "HEADS",
-    "INPUTS",
     "BNMLPHead",
     "Choice",
     "Constraint",
@@ -29,8 +26,6 @@ __all__ = [
     "Head",
     "HeadParams",
     "KNNHead",
-    "LayeredHead",
-    "LinearHead",
     "LogisticHead",
     "MLPHead",
     "Number",
@@ -40,13 +35,10 @@ __all__ = [
     "SVMHead",
     "Stopping",
     "Scores",
-    "SolutionPath",
     "TrainingRecord",
     "Whole",
     "as_rows",
     "check_C",
-    "group_weights",
-    "is_lazy",
     "make_head",
     "run_epochs",
     "solve_paths",

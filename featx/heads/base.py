@@ -1,4 +1,4 @@
-"""What all heads share: settings are checked, maps become rows, labels become numbers, learned state becomes arrays."""
+"""Base of all heads: settings are checked, maps become rows, labels numbers, and learned state arrays."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     for memory may be given as an object that has ``shape``, ``dtype``, ``ndim`` and a length, and reads the rows that
     it is asked for by a slice or by numbers.
 
-    What a head can do beyond fitting and predicting, it says by the attributes below; the methods of what it cannot do
-    raise :class:`featx.errors.TrainingError`.
+    The attributes below say what a head can do beyond fitting and predicting; methods that it does not have raise
+    :class:`featx.errors.TrainingError`.
 
     Attributes:
-        constraints: what each setting may be, by its name; see :meth:`check_settings`.
+        constraints: values that each setting may have, by its name; see :meth:`check_settings`.
         uses_validation: whether ``fit`` looks at validation rows, to stop early.
         trains_in_epochs: whether ``fit`` goes over the rows in epochs, and ``history_`` has a value for each.
         differentiable: whether there are :meth:`keras_layers`, :meth:`keras_weights` and :meth:`scores`.
@@ -64,7 +64,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Check the settings, as ``fit`` does first.
 
         Raises:
-            SettingError: a setting is not what it may be; a ``ValueError`` that names it.
+            SettingError: a setting out of its range; a ``ValueError`` that names it.
         """
         for name, constraint in self.constraints.items():
             constraint.check(name, getattr(self, name))
@@ -90,7 +90,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 heads that have epochs. Training ends if it returns true; what it raises comes out of ``fit``.
 
         Raises:
-            SettingError: a setting is not what it may be.
+            SettingError: a setting out of its range.
             TrainingError: rows that cannot be trained on, such as those of one class.
         """
         raise NotImplementedError  # pragma: no cover - an abstract class

@@ -1,4 +1,4 @@
-"""What heads trained by Keras share: epochs over shuffled batches, early stopping, rows larger than memory."""
+"""Base of the heads trained by Keras: epochs over shuffled batches, early stopping, rows larger than memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class KerasHead(LayeredHead):
         best_epoch_: the epoch, counted from 1, whose weights were kept.
         history_: a list per measure (``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``), a value per epoch. In
             training, accuracy is measured under dropout, and under mixup against the class of the larger share.
-        mean_, scale_: float32 ``(d,)`` or ``(c,)``.
+        mean_, scale_: float32 ``(d,)`` or ``(c,)``, means and deviations of the training rows.
         weights_: float32 arrays, in the order of ``model_.weights``.
     """
 
@@ -106,7 +106,7 @@ class KerasHead(LayeredHead):
                 Training ends if it returns true; what it raises comes out of ``fit``.
 
         Raises:
-            SettingError: a setting is not what it may be.
+            SettingError: a setting out of its range.
             TrainingError: rows that cannot be trained on, or a loss that became not a number.
         """
         return self._fit(X, y, validation_data, progress, groups, on_epoch, self.epochs)
@@ -161,7 +161,7 @@ class KerasHead(LayeredHead):
         self.check_settings()
         reader, labels = self._training_reader(X, y)
         drawn = Groups(groups, len(reader))
-        kept = reader.learn_statistics()
+        in_memory = reader.learn_statistics()
         self.mean_ = reader.mean
         self.scale_ = reader.scale
         validation = self._validation(validation_data)
@@ -171,7 +171,7 @@ class KerasHead(LayeredHead):
         record = TrainingRecord()
         with (
             compiled_trainer(network, min(self.batch_size, len(drawn)), settings) as trainer,
-            shuffled(reader, kept, drawn, np.random.default_rng(order)) as buffers,
+            shuffled(reader, in_memory, drawn, np.random.default_rng(order)) as buffers,
         ):
             trainer.start(network.initial_weights(np.random.default_rng(weights)), settings)
             batches = Batches(trainer, labels, self.label_smoothing, self.mixup, np.random.default_rng(mixing))

@@ -41,7 +41,7 @@ class LayeredHead(Head):
 
         Args:
             feature_shape: ``(h, w, c)`` or ``(c,)``.
-            n_classes: how many.
+            n_classes: number of classes.
             random_state: seed of weights and dropout.
         """
         keras = load_keras()
@@ -76,7 +76,7 @@ class LayeredHead(Head):
 
 
 def pooling_layers(features: Any, input: str, downsampled: bool) -> Any:
-    """What becomes of maps, as Keras layers on the tensor ``features``; rows stay as they are, and flat maps maps."""
+    """Keras layers that pool or downsample maps, on the tensor ``features``; rows stay as they are."""
     layers = load_keras().layers
     if len(features.shape) != 4:
         return features

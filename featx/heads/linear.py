@@ -32,9 +32,9 @@ class LinearHead(LayeredHead):
     Attributes:
         coef_: ``(classes, d)``, or ``(1, d)`` for two classes, for features minus ``mean_``.
         intercept_: ``(classes,)`` or ``(1,)``.
-        mean_: ``(d,)``, of the training rows.
-        objective_, gradient_norm_, gap_: of the penalised problem where the solver stopped; ``gap_`` bounds how far
-            the objective is above its minimum.
+        mean_: ``(d,)``, means of the training rows.
+        objective_, gradient_norm_, gap_: objective of the penalised problem where the solver stopped, norm of its
+            gradient, and a bound of how far it is above its minimum.
         n_iter_: steps of the solver.
     """
 
@@ -61,7 +61,7 @@ class LinearHead(LayeredHead):
         Rows of one group, such as the views of a picture, count as one row together.
 
         Raises:
-            SettingError: a setting is not what it may be.
+            SettingError: a setting out of its range.
             TrainingError: rows that cannot be trained on.
         """
         self.check_settings()
@@ -118,13 +118,13 @@ class LinearHead(LayeredHead):
             max_iter=self.max_iter,
             progress=None if progress is None else lambda done, of: progress("paths", done, of),
         )
-        found = np.zeros((len(C), len(numbers), len(self.classes_)), np.float32)
+        probabilities = np.zeros((len(C), len(numbers), len(self.classes_)), np.float32)
         for part, path in zip(parts, paths, strict=True):
             held_out = np.flatnonzero(fold == part)
             blocks = [path.decision(np.asarray(rows[block], np.float32)) for block in _blocks(rows, held_out)]
             scores = np.concatenate(blocks, axis=1)
-            found[:, held_out] = [self.probabilities(s[:, 0] if s.shape[1] == 1 else s) for s in scores]
-        return found
+            probabilities[:, held_out] = [self.probabilities(s[:, 0] if s.shape[1] == 1 else s) for s in scores]
+        return probabilities
 
     def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
         """Scores ``(n, classes)``, or ``(n,)`` for two classes: positive for the second."""
@@ -160,7 +160,7 @@ class LinearHead(LayeredHead):
         return [np.zeros_like(value) for value in architecture.initial_weights(rng)]
 
     def _solver_rows(self, X: Any, y: Any) -> tuple[Any, NDArray[np.int64]]:
-        """``X`` as the solver takes it: float16, and what lies in a file, is widened there block by block."""
+        """Rows as the solver takes them, which widens float16 and lazy ones block by block; sets what fitting sets."""
         half = isinstance(X, np.ndarray) and X.dtype == np.float16 and (self.input == "flat" or not is_map(X))
         if not half and not is_lazy(X):
             return self._training_rows(X, y)
@@ -187,9 +187,9 @@ class LogisticHead(LinearHead):
         classes_: the labels, sorted, ``(classes,)``.
         coef_: ``(classes, d)``, or ``(1, d)`` for two classes, for features minus ``mean_``.
         intercept_: float64 ``(classes,)`` or ``(1,)``.
-        mean_: ``(d,)``, of the training rows.
-        objective_, gradient_norm_, gap_ (float): of the penalised problem where the solver stopped; ``gap_`` bounds
-            how far the objective is above its minimum.
+        mean_: ``(d,)``, means of the training rows.
+        objective_, gradient_norm_, gap_ (float): objective of the penalised problem where the solver stopped, norm of
+            its gradient, and a bound of how far it is above its minimum.
         n_iter_ (int): steps of the solver.
         n_features_in_ (int): ``d``, columns of ``X`` once it is flat or pooled.
         feature_shape_: shape of one row of ``X`` as given, ``(d,)`` or ``(h, w, c)``.
@@ -245,9 +245,9 @@ class SVMHead(LinearHead):
         classes_: the labels, sorted, ``(classes,)``.
         coef_: ``(classes, d)``, or ``(1, d)`` for two classes, for features minus ``mean_``.
         intercept_: float64 ``(classes,)`` or ``(1,)``.
-        mean_: ``(d,)``, of the training rows.
-        objective_, gradient_norm_, gap_ (float): of the penalised problem where the solver stopped; ``gap_`` bounds
-            how far the objective is above its minimum.
+        mean_: ``(d,)``, means of the training rows.
+        objective_, gradient_norm_, gap_ (float): objective of the penalised problem where the solver stopped, norm of
+            its gradient, and a bound of how far it is above its minimum.
         n_iter_ (int): steps of the solver.
         n_features_in_ (int): ``d``, columns of ``X`` once it is flat or pooled.
         feature_shape_: shape of one row of ``X`` as given, ``(d,)`` or ``(h, w, c)``.
@@ -296,9 +296,9 @@ class RidgeHead(LinearHead):
         classes_: the labels, sorted, ``(classes,)``.
         coef_: ``(classes, d)``, or ``(1, d)`` for two classes, for features minus ``mean_``.
         intercept_: float64 ``(classes,)`` or ``(1,)``.
-        mean_: ``(d,)``, of the training rows.
-        objective_, gradient_norm_, gap_ (float): of the penalised problem where the solver stopped; ``gap_`` bounds
-            how far the objective is above its minimum.
+        mean_: ``(d,)``, means of the training rows.
+        objective_, gradient_norm_, gap_ (float): objective of the penalised problem where the solver stopped, norm of
+            its gradient, and a bound of how far it is above its minimum.
         n_iter_ (int): steps of the solver.
         n_features_in_ (int): ``d``, columns of ``X`` once it is flat or pooled.
         feature_shape_: shape of one row of ``X`` as given, ``(d,)`` or ``(h, w, c)``.
@@ -336,7 +336,7 @@ def check_C(C: float) -> None:
 
 
 def _blocks(rows: Any, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """The numbers in pieces, of which the rows are in memory at a time."""
+    """Row numbers in pieces whose rows are in memory at a time."""
     step = max(1, BLOCK_BYTES // (4 * rows.shape[1]))
     return (numbers[start : start + step] for start in range(0, len(numbers), step))
 

@@ -20,9 +20,9 @@ class BNMLPHead(KerasHead):
         layers (int, default 2): number of hidden layers, at least 1.
         batch_norm (bool, default True): whether batch norm follows each hidden layer.
         dropout (float, default 0.5): p, from 0 to below 1.
-        learning_rate (float, default 1e-3): of Adam.
-        weight_decay (float, default 0.0): of AdamW: each step takes ``learning_rate * weight_decay`` of every kernel
-            away; biases and batch norm are spared. 0 is Adam.
+        learning_rate (float, default 1e-3): learning rate of Adam.
+        weight_decay (float, default 0.0): weight decay of AdamW: each step takes ``learning_rate * weight_decay`` of
+            every kernel away; biases and batch norm are spared. 0 is Adam.
         label_smoothing (float, default 0.0): share of each target that is spread over all classes, below 1.
         mixup (float, default 0.0): alpha of the Beta distribution that mixup draws a share from, for each row, to mix
             it, standardised, and its target with another of its batch. 0 is off.
@@ -35,7 +35,7 @@ class BNMLPHead(KerasHead):
         classes_: the labels, sorted, ``(classes,)``.
         n_features_in_ (int): columns of ``X`` once it is flat or pooled.
         feature_shape_: shape of one row once it is pooled, ``(d,)``, or of a map that becomes flat, ``(h, w, c)``.
-        mean_, scale_: float32 ``(d,)`` or ``(c,)``, of the training rows.
+        mean_, scale_: float32 ``(d,)`` or ``(c,)``, means and deviations of the training rows.
         weights_: list of float32 arrays, in the order of ``model_.weights``.
         history_: dict of lists, a list per measure with a value per epoch.
         best_epoch_ (int): the epoch, from 1, whose weights were kept.
@@ -115,9 +115,9 @@ class MLPHead(KerasHead):
         hidden (int, default 64): width of the hidden layers.
         layers (int, default 1): number of hidden layers, at least 1.
         dropout (float, default 0.5): share of hidden units left out in training, from 0 to below 1.
-        learning_rate (float, default 1e-3): of Adam.
-        weight_decay (float, default 0.0): of AdamW: each step takes ``learning_rate * weight_decay`` of every kernel
-            away; biases are spared. 0 is Adam.
+        learning_rate (float, default 1e-3): learning rate of Adam.
+        weight_decay (float, default 0.0): weight decay of AdamW: each step takes ``learning_rate * weight_decay`` of
+            every kernel away; biases are spared. 0 is Adam.
         label_smoothing (float, default 0.0): share of each target that is spread over all classes, below 1.
         mixup (float, default 0.0): alpha of the Beta distribution that mixup draws a share from, for each row, to mix
             it, standardised, and its target with another of its batch. 0 is off.
@@ -130,7 +130,7 @@ class MLPHead(KerasHead):
         classes_: the labels, sorted, ``(classes,)``.
         n_features_in_ (int): columns of ``X`` once it is flat or pooled.
         feature_shape_: shape of one row once it is pooled, ``(d,)``, or of a map that becomes flat, ``(h, w, c)``.
-        mean_, scale_: float32 ``(d,)`` or ``(c,)``, of the training rows.
+        mean_, scale_: float32 ``(d,)`` or ``(c,)``, means and deviations of the training rows.
         weights_: list of float32 arrays, in the order of ``model_.weights``.
         history_: dict of lists, a list per measure with a value per epoch.
         best_epoch_ (int): the epoch, from 1, whose weights were kept.

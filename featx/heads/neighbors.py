@@ -79,7 +79,7 @@ class KNNHead(Head):
         """Keep the rows of ``X``, ``(n, d)`` or ``(n, h, w, c)``, and their labels ``y``; of each group the first.
 
         Raises:
-            SettingError: a setting is not what it may be.
+            SettingError: a setting out of its range.
             TrainingError: rows that cannot be trained on.
         """
         self.check_settings()

@@ -1,4 +1,4 @@
-"""What settings may be: declared once by the class that takes them, checked before any work."""
+"""Constraints of settings: declared once by the class that takes them, checked before any work."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Trainable(Protocol):
-    """What is trained epoch by epoch."""
+    """Network that is trained epoch by epoch."""
 
     def train(self, epoch: int) -> dict[str, float]:
         """``loss`` and ``accuracy`` of training for an epoch, counted from 1."""
@@ -33,7 +33,7 @@ class Stopping:
     """When to stop, and which epoch to keep.
 
     Attributes:
-        epochs: trained at most.
+        epochs: number of epochs at most.
         patience: epochs without a better one before stopping.
         keep_best: keep the epoch of the highest validation accuracy, among equals that of the lowest loss; else the
             last, and patience is none.
@@ -46,15 +46,15 @@ class Stopping:
 
 @dataclass
 class TrainingRecord:
-    """Where a training is, and how it came there.
+    """Record of a training so far.
 
     Attributes:
-        epoch: how many are done.
+        epoch: number of epochs done.
         history: a list per measure, a value per epoch.
-        seconds: of training in each epoch, without validation.
-        best: validation accuracy and negative loss of the epoch that is kept.
-        best_epoch: its number, from 1; 0 if that is what training started from.
-        best_weights: its weights.
+        seconds: seconds of training in each epoch, without validation.
+        best: validation accuracy and negative loss of the best epoch.
+        best_epoch: number of the best epoch, from 1; 0 if nothing was better than what training started from.
+        best_weights: weights of the best epoch.
     """
 
     epoch: int = 0
@@ -83,8 +83,8 @@ def run_epochs(network: Trainable, record: TrainingRecord, stopping: Stopping, o
     """Train from where the record is; returns why it ended.
 
     Args:
-        network: what is trained.
-        record: goes on with each epoch.
+        network: network to train.
+        record: record to go on from, and to add each epoch to.
         stopping: when to stop, and which epoch to keep.
         on_epoch: called after each epoch; see :meth:`featx.heads.Head.fit`.
 

@@ -1,4 +1,4 @@
-"""The state of a training that takes minutes or hours, kept so that it can be interrupted and goes on."""
+"""Checkpoints of a training that takes minutes or hours, so that it can be interrupted and goes on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LISTS = ("variables", "optimizer", "best_weights")
 
 @dataclass
 class State(TrainingRecord):
-    """Where a training is, and all that is needed to go on from there.
+    """State of a training: its record, and all that is needed to go on from there.
 
     Attributes:
         start: validation loss and accuracy before the first epoch; None if there were none.
@@ -61,8 +61,8 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self._epoch = 0
 
-    def said(self) -> str:
-        """Words for how much is kept."""
+    def summary(self) -> str:
+        """Sentence on which epochs are kept, and where."""
         if not self._epoch:
             return "nothing is kept yet"
         return f"epochs 1 to {self._epoch} are kept in {self.folder}"

@@ -32,14 +32,14 @@ MEAN_ROWS = 256  # pictures that are read at once for the mean image
 
 @dataclass(frozen=True)
 class Start:
-    """What a tail's training starts from, and goes on from.
+    """Starting point of a tail's training.
 
     Attributes:
         head: a fitted head on the tail's output.
         rows: training rows and labels ``(X, y)`` on which, without ``head``, a head is fitted first, on what the tail
             gives of them before it is trained. Without either the head starts at random.
-        checkpoints: where the state is kept from time to time, and gone on from if there is one.
-        callback: one of Keras's, which hears of each epoch's end; such as ``keras.callbacks.TensorBoard``.
+        checkpoints: folder to write the state into from time to time; training goes on from a state in it.
+        callback: Keras callback that hears of each epoch's end, such as ``keras.callbacks.TensorBoard``.
     """
 
     head: Head | None = None
@@ -57,17 +57,17 @@ class TailHead(Head):
 
     Args:
         division (dict): fields of a :class:`featx.backbones.Division`: which network, cut where, which layers train.
-        weights (str, default ``imagenet``): of the network to start from; see :func:`featx.build_trunk`.
+        weights (str, default ``imagenet``): weights of the network to start from; see :func:`featx.build_trunk`.
         weights_random_state (int, default 0): seed of the weights, if they are random: that of the trunk, whatever
             seed training has.
         head (str, default ``logreg``): name of the head on the tail.
         head_params (dict or None, default None): its settings.
         optimizer (``adamw``, ``adam`` or ``sgd``, default ``adamw``): how the weights are stepped.
         learning_rate (float, default 1e-4): the rate at its height.
-        momentum (float, default 0.9): of ``sgd``, from 0 to below 1.
-        weight_decay (float, default 1e-4): decoupled, of kernels only; not for ``adam``.
-        schedule (``cosine`` or ``constant``, default ``cosine``): of the learning rate; ``cosine`` goes down to 0,
-            after a short warm-up.
+        momentum (float, default 0.9): momentum of ``sgd``, from 0 to below 1.
+        weight_decay (float, default 1e-4): decoupled weight decay of kernels; not for ``adam``.
+        schedule (``cosine`` or ``constant``, default ``cosine``): schedule of the learning rate; ``cosine`` goes down
+            to 0, after a short warm-up.
         label_smoothing (float, default 0.0): share of each target that is spread over all classes, below 1.
         batch_size (int, default 32): rows per step.
         epochs (int, default 20): number of epochs at most.
@@ -166,7 +166,7 @@ class TailHead(Head):
         """Check the settings, those of the head on the tail too.
 
         Raises:
-            SettingError: a setting is not what it may be, or a head that cannot be trained with a tail.
+            SettingError: a setting out of its range, or a head that cannot be trained with a tail.
         """
         super().check_settings()
         head = self._plain_head()
@@ -201,7 +201,7 @@ class TailHead(Head):
         """Train tail and head.
 
         Args:
-            start: what to start from.
+            start: head and state to start from.
             X: training rows, ``(n, ...)``; see the class.
             y: their labels, ``(n,)``.
             validation_data: ``(X, y)``; the epoch of the highest accuracy on them is kept, among equals that of the
@@ -212,7 +212,7 @@ class TailHead(Head):
                 true.
 
         Raises:
-            SettingError: a setting is not what it may be.
+            SettingError: a setting out of its range.
             TrainingError: rows that cannot be trained on, or a loss that is not a number in the first epoch.
         """
         self.check_settings()
@@ -299,7 +299,7 @@ class TailHead(Head):
         self._model = None
 
     def _plain_head(self) -> Head:
-        """The head on the tail, unfitted."""
+        """Unfitted head of the kind that is on the tail."""
         return make_head(self.head, **{"random_state": self.random_state, **(self.head_params or {})})
 
     def _built_tail(self, weights: str | None) -> Any:
@@ -308,7 +308,7 @@ class TailHead(Head):
         return build_tail(division, weights=weights, random_state=seed)
 
     def _head_first(self, tail: Any, X: Any, y: Any, validation_data: Any) -> Head:
-        """The head alone, fitted on what the tail gives as it is."""
+        """Head fitted alone, on what the tail gives as it is."""
         head = self._plain_head()
 
         def outputs(rows: Any) -> NDArray[Any]:

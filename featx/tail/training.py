@@ -1,4 +1,4 @@
-"""Training of a Keras model that gives logits: shuffled batches, validation, and the state that is kept of it."""
+"""Training of a Keras model that gives logits: shuffled batches, validation, and checkpoints."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class TailTraining:
         model: compiled for targets that are shares of classes, with a metric ``accuracy``.
         X: training rows, or something that has them anew for each epoch; see :class:`featx.tail.TailHead`.
         labels: numbers of their classes, int ``(n,)``.
-        n_classes: how many classes there are.
-        groups: draws the rows of an epoch.
+        n_classes: number of classes.
+        groups: groups of rows, of each of which an epoch draws one.
         batch_size: rows per step. Rows that fill no batch are left out, other ones in each epoch.
         validation: ``(X, labels)``, or None.
         stopping: when to stop, and which epoch to keep.
         random_state: seed of order and draws.
 
     Attributes:
-        state: where the training is.
+        state: state of the training.
         steps: steps per epoch.
     """
 
@@ -166,7 +166,7 @@ class TailTraining:
 
 @contextmanager
 def heard_by(callback: Any, model: Any, on_epoch: OnEpoch | None) -> Iterator[OnEpoch | None]:
-    """``on_epoch``, of which a callback of Keras's hears too, if there is one."""
+    """Function to call after each epoch: ``on_epoch``, and a Keras callback if there is one."""
     if callback is None:
         yield on_epoch
         return

@@ -1,4 +1,4 @@
-"""The networks of the Keras heads: their layers, their weights, and what they give, in NumPy."""
+"""Networks of the heads: their layers in Keras, their weights, and their output and its gradient in NumPy."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Validation:
     def __init__(self, reader: Reader, labels: NDArray[np.int64]) -> None:
         self._reader = reader
         self._labels = labels
-        self._kept = np.concatenate([rows for _, rows in reader.chunks()]) if reader.fits() else None
+        self._in_memory = np.concatenate([rows for _, rows in reader.chunks()]) if reader.fits() else None
 
     def measure(self, trainer: Trainer) -> tuple[float, float]:
         """Mean cross-entropy, of labels that are not smoothed, and accuracy."""
@@ -113,11 +113,11 @@ class Validation:
         return loss / len(self._labels), right / len(self._labels)
 
     def _blocks(self) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-        if self._kept is None:
+        if self._in_memory is None:
             yield from self._reader.blocks(PREDICT_ROWS)
             return
-        for start in range(0, len(self._kept), PREDICT_ROWS):
-            block = self._kept[start : start + PREDICT_ROWS]
+        for start in range(0, len(self._in_memory), PREDICT_ROWS):
+            block = self._in_memory[start : start + PREDICT_ROWS]
             yield start, len(block), block
 
 

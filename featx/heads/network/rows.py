@@ -36,7 +36,7 @@ class Reader:
     Attributes:
         width: columns of a prepared row.
         chunk: rows that are read at once, at most.
-        mean, scale: float32 ``(width,)``, or ``(c,)`` if maps become flat.
+        mean, scale: float32 ``(width,)``, or ``(c,)`` if maps become flat; None until there are statistics.
     """
 
     def __init__(self, X: Any, input: str, downsampled: bool) -> None:
@@ -104,13 +104,13 @@ class Reader:
         Raises:
             TrainingError: a row is not finite.
         """
-        kept = np.empty((len(self), self.width), np.float32) if self.fits() else None
+        in_memory = np.empty((len(self), self.width), np.float32) if self.fits() else None
         count: int = 0
         total: Any = 0.0
         squares: Any = 0.0
         for start in range(0, len(self), self.chunk):
             stored = self._X[start : start + self.chunk]
-            rows = stored if self._input == "flat" and kept is None else self._prepared(stored)
+            rows = stored if self._input == "flat" and in_memory is None else self._prepared(stored)
             values = stored if self._input == "flat" else rows  # flat maps: per channel, of all pixels
             values = values.reshape(-1, values.shape[-1]).astype(np.float64)
             with np.errstate(over="ignore", invalid="ignore"):
@@ -121,12 +121,12 @@ class Reader:
             count += len(values)
             total += sums
             squares += more
-            if kept is not None:
-                kept[start : start + len(stored)] = rows
+            if in_memory is not None:
+                in_memory[start : start + len(stored)] = rows
         self.mean, self.scale = _mean_and_scale(count, total, squares)
-        if kept is not None:
-            standardise(kept, self.mean, self.scale)
-        return kept
+        if in_memory is not None:
+            standardise(in_memory, self.mean, self.scale)
+        return in_memory
 
     def _prepared(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         if self._input != "flat":
@@ -138,7 +138,7 @@ class Reader:
 
 
 def standardise(rows: NDArray[np.float32], mean: Any, scale: Any) -> None:
-    """In place: ``(n, width)``, whose columns repeat those of ``mean`` and ``scale``."""
+    """Standardise rows ``(n, width)`` in place; their columns repeat those of ``mean`` and ``scale``."""
     for start in range(0, len(rows), 256):  # while they are in the processor's cache
         values = rows[start : start + 256].reshape(-1, len(mean))
         values -= mean
@@ -201,7 +201,7 @@ class Groups:
 
 @contextmanager
 def shuffled(
-    reader: Reader, kept: NDArray[np.float32] | None, groups: Groups, rng: np.random.Generator
+    reader: Reader, in_memory: NDArray[np.float32] | None, groups: Groups, rng: np.random.Generator
 ) -> Iterator[Iterator[Buffer]]:
     """Buffers of shuffled rows, epoch after epoch without end; the next is read while one is used.
 
@@ -209,12 +209,12 @@ def shuffled(
 
     Args:
         reader: reads all rows.
-        kept: all rows, if they are in memory: then they are every epoch's one buffer, and there is no thread.
+        in_memory: all rows, if they fit: then they are every epoch's one buffer, and there is no thread.
         groups: groups to draw from.
         rng: generator of order and draws.
     """
-    if kept is not None:
-        yield _in_memory(kept, groups, rng)
+    if in_memory is not None:
+        yield _always_the_same(in_memory, groups, rng)
         return
     stop = threading.Event()
     with ThreadPoolExecutor(1, "featx-reader") as thread:
@@ -224,11 +224,11 @@ def shuffled(
             stop.set()
 
 
-def _in_memory(kept: NDArray[np.float32], groups: Groups, rng: np.random.Generator) -> Iterator[Buffer]:
-    numbers = np.arange(len(kept))
+def _always_the_same(rows: NDArray[np.float32], groups: Groups, rng: np.random.Generator) -> Iterator[Buffer]:
+    numbers = np.arange(len(rows))
     while True:
         drawn = groups.draw(rng)
-        yield Buffer(kept, numbers, rng.permutation(drawn), True)
+        yield Buffer(rows, numbers, rng.permutation(drawn), True)
 
 
 def _read_ahead(

@@ -51,14 +51,14 @@ def minimise(problems: Problems, C: float, start: Array, tol: float, max_iter: i
 
 @dataclass
 class _State:
-    """Problems that have not ended: where each is, and how its line search goes.
+    """Problems that have not ended: the point of each, and its line search.
 
     Attributes:
         which: numbers of the problems, ``(p,)``.
         W, f, G, curvature: coefficients, and what :meth:`Problems.evaluate` says of them.
-        direction: of the line search, like ``W``.
+        direction: direction of the line search, like ``W``.
         fresh: ``(p,)``, whether the last step went down, so that a new direction is due.
-        halvings: ``(p,)``, of the step along this direction.
+        halvings: ``(p,)``, how often the step along this direction was halved.
         idle: ``(p,)``, rounds that gained nothing but rounding errors.
         stuck: ``(p,)``, whether nothing is left to gain.
     """
@@ -76,10 +76,21 @@ class _State:
 
     @classmethod
     def at(cls, problems: Problems, start: Array, C: float) -> _State:
-        which, W, n = np.arange(len(start)), start.copy(), len(start)
-        counts = np.zeros(n, np.int64)
-        evaluated = problems.evaluate(which, W, C)
-        return cls(which, W, *evaluated, W, np.ones(n, bool), counts, counts.copy(), np.zeros(n, bool))
+        n = len(start)
+        which, W = np.arange(n), start.copy()
+        f, G, curvature = problems.evaluate(which, W, C)
+        return cls(
+            which,
+            W,
+            f,
+            G,
+            curvature,
+            direction=W,
+            fresh=np.ones(n, bool),
+            halvings=np.zeros(n, np.int64),
+            idle=np.zeros(n, np.int64),
+            stuck=np.zeros(n, bool),
+        )
 
     def write(self, minimum: Minimum, ended: NDArray[np.bool_], gap: Array, step: int) -> None:
         """Write the problems that have ended into the result."""
@@ -132,7 +143,7 @@ class _Pairs:
         self.pairs = [(s[which], y[which], rho[which]) for s, y, rho in self.pairs]
 
     def direction(self, G: Array, precondition: Callable[[Array], Array]) -> Array:
-        """The two loops of L-BFGS around a preconditioner scaled to the last change of gradient."""
+        """Direction by the two loops of L-BFGS, around a preconditioner scaled to the last change of gradient."""
         q = G.copy()
         shares = []
         for s, y, rho in reversed(self.pairs):

@@ -1,4 +1,4 @@
-"""The squared hinge, minimised by finite Newton steps.
+"""Finite Newton steps, which minimise the squared hinge.
 
 While the rows inside the margin stay the same, the objective is a parabola, and its minimum one linear system (Keerthi
 & DeCoste 2005, "A modified finite Newton method for fast solution of large scale linear SVMs"). L-BFGS takes hundreds

@@ -1,4 +1,4 @@
-"""What all training sets of a path have in common, and their solutions."""
+"""Training sets of a path: what they have in common, and their solutions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SolutionPath:
     Scores are ``(X - mean) @ coef[i].T + intercept[i]``.
 
     Attributes:
-        C: ``(n_C,)``, as asked for.
+        C: inverse strengths of the penalty, ``(n_C,)``.
         coef: ``(n_C, outputs, d)``, coefficients of features as they come; one output for two classes.
         intercept: ``(n_C, outputs)``.
         mean: ``(d,)``, means of the features.
@@ -62,7 +62,7 @@ class SolutionPath:
 
 @dataclass
 class Task:
-    """Training sets of the same rows, and what is asked of their solutions; see :func:`solve_paths`.
+    """Training sets of the same rows, and how they are to be solved; see :func:`solve_paths`.
 
     Attributes:
         X: ``(n, d)``, an array or rows on demand.
@@ -95,7 +95,7 @@ class Task:
 
     @property
     def solver(self) -> Callable[..., Minimum]:
-        """The function that minimises problems of this loss and size."""
+        """Function that minimises problems of this loss and size."""
         wide = min(self.X.shape[1], len(self.y)) > GRAM_COLUMNS
         return newton if self.loss is squared_hinge and not wide else minimise
 
@@ -133,7 +133,7 @@ def _extrapolated(before: list[tuple[float, Array]], to: float, problems: Proble
 
 
 def path_of(task: Task, minima: list[Minimum], of: int, coef: Array, intercept: Array, mean: Array) -> SolutionPath:
-    """The path of one training set, from the minima of all at each C."""
+    """Path of one training set, from the minima of all at each C."""
     names = ("objective", "gradient_norm", "gap", "n_iter")
     measures = (np.array([getattr(minimum, name)[of] for minimum in minima]) for name in names)
     return SolutionPath(task.C, coef, intercept, mean, *measures)

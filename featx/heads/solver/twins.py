@@ -54,7 +54,7 @@ def _root(gram: Array, dtype: Any, diagonal: bool) -> tuple[Array, Callable[[Arr
 
 
 def _cholesky(gram: Array) -> Array | None:
-    """The root of ``gram``; None if rows are repeated, or combinations of others.
+    """Root of ``gram``; None if rows are repeated, or combinations of others.
 
     Rows about their mean are dependent. A constant column more makes them independent, and changes nothing: the
     intercept, which has no penalty, leaves nothing to it.
