@@ -324,7 +324,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_bomb_names_the_limit(size: tuple[int, int]) -> None:
     with (
         quiet_pillow(),
-        pytest.raises(PictureError, match=rf"^{size[0] * size[1]} pixels .*`max_pixels={MAX_PIXELS}`$"),
+        pytest.raises(PictureError, match=rf"^{size[0] * size[1]} pixels are more than max_pixels .{MAX_PIXELS}.$"),
     ):
         decode(png_header(*size))
 
