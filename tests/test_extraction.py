@@ -184,7 +184,7 @@ def test_values_that_are_no_numbers_are_an_error(
     [
         ({"pooling": "mean"}, SettingError, "unknown `pooling` 'mean'; expected one of none, avg, max"),
         ({"resize": "squash"}, SettingError, "unknown `resize` 'squash'; expected one of stretch, crop, pad"),
-        ({"dtype": "float64"}, SettingError, "unknown `dtype` 'float64'; did you mean 'float16'"),
+        ({"dtype": "float64"}, SettingError, "unknown `dtype` 'float64' .did you mean 'float16'"),
         ({"max_pixels": 0}, SettingError, "`max_pixels` must be at least 1, got 0"),
         ({"batch_size": 0}, SettingError, "`batch_size` must be at least 1, got 0"),
         ({"backbone": "vgg61"}, BackboneError, "unknown backbone 'vgg61'; did you mean vgg"),
