@@ -22,7 +22,7 @@ KERAS_HEADS = ["bn-mlp", "mlp"]
 LINEAR_HEADS = ["logreg", "svm", "ridge"]
 
 
-@parametrize_with_checks([head() for head in HEADS.values()])
+@parametrize_with_checks([head(hidden=16) if name in KERAS_HEADS else head() for name, head in HEADS.items()])
 def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 

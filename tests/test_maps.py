@@ -144,11 +144,20 @@ def through_the_network(trunk: Any, head: Head, images: np.ndarray, classes: np.
     return np.stack(found)
 
 
-@pytest.mark.parametrize("name", ["mlp", "bn-mlp"])
-def test_grad_cam_from_features_is_that_through_the_network(name: str) -> None:
+@pytest.fixture(scope="module")
+def seen() -> tuple[Any, np.ndarray, np.ndarray]:
+    """A network, pictures of three classes in turn, and what it gives for them: maps of 3 x 3."""
     trunk = build_trunk("mobilenetv2", weights="random", size=96)
-    images = np.stack([np.asarray(picture(n % 3, n, (96, 96))) for n in range(24)])
-    X, y = trunk(images), np.arange(24) % 3
+    images = np.stack([np.asarray(picture(n % 3, n, (96, 96))) for n in range(12)])
+    return trunk, images, trunk(images)
+
+
+@pytest.mark.parametrize("name", ["mlp", "bn-mlp"])
+def test_grad_cam_from_features_is_that_through_the_network(
+    name: str, seen: tuple[Any, np.ndarray, np.ndarray]
+) -> None:
+    trunk, images, X = seen
+    y = np.arange(12) % 3
     head = make_head(name, input="flat", hidden=16, epochs=5).fit(X, y)
     ours = activation_maps(head, X, y)
     theirs = through_the_network(trunk, head, images, y)

@@ -199,6 +199,7 @@ def test_a_bad_setting_says_what_it_must_be(setting: dict[str, Any], message: st
             make_head(name, **setting).fit(*_data())
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_parameters_saved_before_there_were_new_ones_still_load() -> None:
     X, y = _data()
     head = BNMLPHead(hidden=4, epochs=1).fit(X, y)

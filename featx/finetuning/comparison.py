@@ -66,7 +66,7 @@ class Comparison:
 
     Example:
         >>> import featx
-        >>> settings = {"backbone": "mobilenetv2", "weights": "random", "size": 32}
+        >>> settings = {"backbone": "vgg16", "weights": "random", "size": 32}
         >>> comparison = featx.compare("photos", heads=["knn"], repeats=2, epochs=1, **settings)
         >>> comparison.worth_it in (True, False, None), comparison.repeats
         (True, 2)
@@ -124,7 +124,7 @@ def compare(
 
     Example:
         >>> import featx
-        >>> settings = {"backbone": "mobilenetv2", "weights": "random", "size": 32}
+        >>> settings = {"backbone": "vgg16", "weights": "random", "size": 32}
         >>> result = featx.compare("photos", heads=["ridge"], repeats=2, epochs=1, **settings)
         >>> result.best_head, result.best_tuned, len(result.methods)
         ('ridge', 'tail', 2)
