@@ -80,7 +80,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
 
 def test_memory_is_released(make_dataset: Callable[..., Path], tiny_backbone: str, tmp_path: Path) -> None:
     """Networks, features, tables of files and compiled trainings are gone; all is as it was when used again."""
-    from featx.heads.network import keras_model
+    from featx.heads.network import trainer as trainer_module
 
     recipe = featx.Recipe(tiny_backbone, preprocess="rescale")
     root = make_dataset(each=4)
@@ -92,10 +92,10 @@ def test_memory_is_released(make_dataset: Callable[..., Path], tiny_backbone: st
     )
     trunk = weakref.ref(recipe.trunk())
     ids = weakref.ref(featx.load_features(done.features_path).ids)
-    assert trunk() is not None and ids() is not None and keras_model._idle and transformer_module._MEMORY._rows
+    assert trunk() is not None and ids() is not None and trainer_module._idle and transformer_module._MEMORY._rows
     featx.clear_memory()
     gc.collect()
-    assert trunk() is None and ids() is None and not keras_model._idle and not transformer_module._MEMORY._rows
+    assert trunk() is None and ids() is None and not trainer_module._idle and not transformer_module._MEMORY._rows
     assert share_module.PROCESS._trunk is None
     assert np.array_equal(extractor.transform([root / "lying/000.png"]), rows)
     again = featx.fit(done.features_path, "mlp", epochs=1).predict_proba(featx.load_features(done.features_path))

@@ -678,7 +678,7 @@ def test_killed_in_the_middle_and_run_again(
     counted.clear()
     done = run(root, 4)
     assert done.computed == len(counted) == 48 - 3 * kept and 3 <= kept <= 4
-    assert np.array_equal(Features(done.features).stored(), undisturbed)
+    assert np.array_equal(Features(done.features_path).stored(), undisturbed)
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
