@@ -311,7 +311,7 @@ def test_the_two_lines_that_ci_runs() -> None:
     assert [name for name, _ in lines] == ["demo", "test"]
     assert [line.split()[-1] for _, line in lines] == ["demo", "pytest"]
     assert all(line.startswith("python3 -m venv .venv && ") for _, line in lines)
-    assert "under six minutes" in TEXTS["README.md"]
+    assert "some minutes" in TEXTS["README.md"]
 
 
 # -------------------------------------------------------------------------------------------------- everything is named
