@@ -540,6 +540,18 @@ def test_settings_that_do_not_fit_are_said(tune: Any, given: dict[str, Any], set
     assert str(caught.value).startswith(message) and caught.value.setting == setting
 
 
+def test_settings_are_checked_before_any_picture_is_read(tune: Any, tmp_path: Path) -> None:
+    for given in ({"optimizer": "lion"}, {"head": "knn"}, {"head_params": {"C": -1}}):
+        with pytest.raises(SettingError):
+            tune(unfreeze="mix", **given)
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_training_ends_when_it_is_told_to(tune: Any) -> None:
+    tuned = tune(unfreeze="mix", epochs=5, on_epoch=lambda epoch, logs: epoch == 2)
+    assert (tuned.fitting.stopped, tuned.fitting.epochs) == ("on_epoch", 2)
+
+
 def test_init_brings_its_own_network_and_head(tune: Any, make_dataset: Make, tmp_path: Path) -> None:
     dataset = make_dataset(classes=2, each=8)
     plain, tuned = tune(dataset, unfreeze="none"), tune(dataset, unfreeze="mix", epochs=1)
